@@ -1,0 +1,1 @@
+"""Programs that get moved, and the clients that measure whether they noticed."""

@@ -1,0 +1,141 @@
+"""What a migration asks of the network, as the checkpoint's facts and nothing else.
+
+The network gives every endpoint an identity (what its peers call it) that stays, and a location (where its
+program's socket is bound) that a migration changes. A migration only knows locations: the local addresses in
+the image, before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from ipaddress import IPv4Address
+from typing import Protocol
+
+
+class IpProtocol(IntEnum):
+    """IANA protocol numbers."""
+
+    TCP = 6
+    UDP = 17
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A local or remote address of a socket."""
+
+    protocol: IpProtocol
+    address: IPv4Address
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class MovedListener:
+    """A socket that accepts connections (or any unconnected UDP socket).
+
+    `old` and `new` carry the hosts' own addresses also when the socket is bound to 0.0.0.0 or ::.
+    """
+
+    old: Endpoint
+    new: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class MovedConnection:
+    """An established connection: its local end before and after, and its peer as the program sees it."""
+
+    old: Endpoint
+    new: Endpoint
+    peer: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Everything whose location changes in one migration.
+
+    `id` is the migration's. `source` and `destination` are host names.
+    """
+
+    id: str
+    source: str
+    destination: str
+    listeners: Sequence[MovedListener] = ()
+    connections: Sequence[MovedConnection] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldStats:
+    """What a hold kept, and what it had to drop because its byte budget was used up."""
+
+    packets: int = 0
+    bytes: int = 0
+    dropped: int = 0
+
+
+class SteeringError(Exception):
+    """The network refused or could not be reached; the message is one clear sentence."""
+
+
+@dataclass
+class NullSteering:
+    """A network that needs no change: source and destination share their address. For tests and local moves."""
+
+    calls: list[str] = field(default_factory=list)
+
+    def prepare(self, move: Move) -> None:
+        self.calls.append("prepare")
+
+    def hold(self, move: Move) -> None:
+        self.calls.append("hold")
+
+    def extend(self, move: Move) -> None:
+        self.calls.append("extend")
+
+    def switch_over(self, move: Move) -> None:
+        self.calls.append("switch_over")
+
+    def release(self, move: Move) -> HeldStats:
+        self.calls.append("release")
+        return HeldStats()
+
+    def switch_back(self, move: Move) -> None:
+        self.calls.append("switch_back")
+
+    def finish(self, move: Move) -> None:
+        self.calls.append("finish")
+
+
+class Steering(Protocol):
+    """The network's part of a migration, in the order of the calls.
+
+    Every method is synchronous, idempotent, and raises SteeringError. `switch_back` undoes `prepare` and
+    `switch_over`, whichever of them were done; `release` ends every hold of the move, wherever it points by then.
+    """
+
+    def prepare(self, move: Move) -> None:
+        """Before the freeze: make what the program will send from its new location carry its old identity.
+
+        `move` lists the sockets seen in /proc; `extend` brings those that came later.
+        """
+
+    def hold(self, move: Move) -> None:
+        """Keep every packet for the move's endpoints, and return only when what had already passed has arrived.
+
+        On return nothing is on its way to the source's sockets any more.
+        """
+
+    def extend(self, move: Move) -> None:
+        """After the freeze: `move` is now exactly what the image holds; prepare and hold the difference."""
+
+    def switch_over(self, move: Move) -> None:
+        """Send the endpoints' packets to their new location from now on (they stay held)."""
+
+    def release(self, move: Move) -> HeldStats:
+        """Send on what was held, in order, to wherever the endpoints are now, and stop holding."""
+
+    def switch_back(self, move: Move) -> None:
+        """Undo `prepare` and `switch_over`: the endpoints live at their old location, as before."""
+
+    def finish(self, move: Move) -> None:
+        """The target is verified: forget what only a way back would need."""
