@@ -1,6 +1,9 @@
 /* An IPv4 router (v1model): answers ARP and echo requests for its own addresses, forwards the rest by
  * longest prefix. The switches between the load balancer and the servers run it.
  *
+ * What comes in on a port listed in `uplink` (a host's port) always goes up to the load balancer, also when
+ * the addressee is next door: only there is it known where a program lives now.
+ *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <core.p4>
 #include <v1model.p4>
@@ -90,12 +93,24 @@ control Ingress(inout headers_t hdr, inout metadata_t meta,
         size = 1024;
     }
 
+    action forward_up(bit<9> port, mac_t src_mac, mac_t dst_mac) {
+        standard_metadata.egress_spec = port;
+        hdr.ethernet.src = src_mac;
+        hdr.ethernet.dst = dst_mac;
+        hdr.ipv4.ttl = hdr.ipv4.ttl - 1;
+    }
     action forward(bit<9> port, mac_t src_mac, mac_t dst_mac) {
         standard_metadata.egress_spec = port;
         hdr.ethernet.src = src_mac;
         hdr.ethernet.dst = dst_mac;
         hdr.ipv4.ttl = hdr.ipv4.ttl - 1;
         route_counter.count();
+    }
+    table uplink {
+        key = { standard_metadata.ingress_port: exact @name("port"); }
+        actions = { forward_up; NoAction; }
+        default_action = NoAction();
+        size = 512;
     }
     table route {
         key = { hdr.ipv4.dst: lpm @name("address"); }
@@ -125,7 +140,9 @@ control Ingress(inout headers_t hdr, inout metadata_t meta,
                 return;
             }
         }
-        route.apply();
+        if (!uplink.apply().hit) {
+            route.apply();
+        }
     }
 }
 
