@@ -1,0 +1,163 @@
+"""Mininet switch nodes that run P4: one process each, the same options, P4Runtime on its own port.
+
+`EbpfSwitch` runs `p4ferry-switch`, `Bmv2Switch` runs `simple_switch_grpc`; nothing else differs but that BMv2,
+which handles packets in user space, needs checksum and segmentation offloads off on the links around it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mininet.node import Switch
+
+from topo import paths
+from topo.errors import MissingTool, SwitchFailed
+
+READY_TIMEOUT = 15.0  # seconds
+STOP_TIMEOUT = 5.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this (child) process when its parent ends, so that a crash leaves no switch."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class P4RuntimeSwitch(Switch):
+    """A switch process that serves P4Runtime; subclasses say which."""
+
+    offload = True
+    """Whether the switch forwards packets whose checksum and segmentation are left to the receiver."""
+
+    def __init__(
+        self,
+        name: str,
+        device_id: int = 1,
+        grpc_port: int = 9559,
+        cpu_port: int = 255,
+        log_dir: Path = Path("/tmp"),
+        log_enabled: bool = True,
+        pcap_dump: bool = False,
+        pcap_dir: Path | None = None,
+        **params: Any,
+    ) -> None:
+        """Take p4-utils' parameters; the process starts with `start`."""
+        super().__init__(name, dpid=f"{device_id:x}", inNamespace=False, **params)
+        self.device_id = device_id
+        self.grpc_port = grpc_port
+        self.cpu_port = cpu_port
+        self.log_file = log_dir / f"{name}.log"
+        self.log_enabled = log_enabled
+        self.pcap_dir = (pcap_dir or log_dir) if pcap_dump else None
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def command(cls) -> list[str]:
+        """Return how the switch program is called; raises MissingTool."""
+        raise NotImplementedError
+
+    @property
+    def grpc_address(self) -> str:
+        """Return where P4Runtime is served."""
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def arguments(self) -> list[str]:
+        """Return the whole command line, in simple_switch_grpc's options."""
+        ports = [
+            word for port, intf in sorted(self.intfs.items()) if port > 0 for word in ("-i", f"{port}@{intf}")
+        ]
+        log = ["--log-file", str(self.log_file), "-L", "info"] if self.log_enabled else []
+        pcap = ["--pcap", str(self.pcap_dir)] if self.pcap_dir else []
+        # fmt: off
+        return [*self.command(), *ports, "--device-id", str(self.device_id), *log, *pcap, "--no-p4",
+                "--", "--grpc-server-addr", self.grpc_address, "--cpu-port", str(self.cpu_port)]
+        # fmt: on
+
+    def start(self, controllers: Any) -> None:
+        """Start the process; `wait_ready` tells when it serves."""
+        if _answers(self.grpc_port):
+            raise SwitchFailed(
+                f"{self.name}: port {self.grpc_port} is in use by another program, perhaps another testbed"
+            )
+        with self.output_file.open("wb") as output:
+            self.process = subprocess.Popen(
+                self.arguments(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=paths.CHECKOUT,
+                preexec_fn=die_with_parent,
+                start_new_session=True,  # Ctrl-C in the CLI is not for the switch
+            )
+
+    @property
+    def output_file(self) -> Path:
+        """Return where the process's own output goes."""
+        return self.log_file.with_suffix(".out")
+
+    def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
+        """Return when P4Runtime is served; raises SwitchFailed."""
+        assert self.process is not None
+        deadline = time.monotonic() + timeout
+        while not _answers(self.grpc_port):
+            if self.process.poll() is not None:
+                raise SwitchFailed(f"{self.name}: {self.command()[0]} ended at once: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise SwitchFailed(
+                    f"{self.name}: P4Runtime not served on {self.grpc_address} after {timeout:g} s; "
+                    f"see {self.log_file}"
+                )
+            time.sleep(0.005)
+
+    def _last_words(self) -> str:
+        lines = self.output_file.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit status {self.process.returncode if self.process else '?'}"
+
+    def stop(self, deleteIntfs: bool = True) -> None:  # noqa: N803 - Mininet's name
+        """End the process and, like every Mininet switch, delete its interfaces."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process = None
+        super().stop(deleteIntfs)
+
+
+class EbpfSwitch(P4RuntimeSwitch):
+    """The embedded switch: the P4 program runs in the kernel."""
+
+    @classmethod
+    def command(cls) -> list[str]:
+        return [sys.executable, "-m", "dataplane.switch"]
+
+
+class Bmv2Switch(P4RuntimeSwitch):
+    """BMv2's simple_switch_grpc, from PATH."""
+
+    offload = False
+
+    @classmethod
+    def command(cls) -> list[str]:
+        binary = shutil.which("simple_switch_grpc")
+        if binary is None:
+            raise MissingTool("simple_switch_grpc is not on PATH: install BMv2, or use --target ebpf")
+        return [binary]
+
+
+def _answers(port: int) -> bool:
+    """Say whether something listens on a TCP port of the loopback."""
+    with socket.socket() as sock:
+        sock.settimeout(1.0)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
