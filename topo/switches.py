@@ -12,9 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mininet.node import Switch
 
@@ -51,13 +52,15 @@ class P4RuntimeSwitch(Switch):
         **params: Any,
     ) -> None:
         """Take p4-utils' parameters; the process starts with `start`."""
-        super().__init__(name, dpid=f"{device_id:x}", inNamespace=False, **params)
+        super().__init__(name, dpid=f"{device_id:x}", **{**params, "inNamespace": False})
         self.device_id = device_id
         self.grpc_port = grpc_port
         self.cpu_port = cpu_port
         self.log_file = log_dir / f"{name}.log"
         self.log_enabled = log_enabled
         self.pcap_dir = (pcap_dir or log_dir) if pcap_dump else None
+        self.bmv2_json: Path | None = None
+        self._output: IO[bytes] = tempfile.TemporaryFile()
         self.process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -77,8 +80,9 @@ class P4RuntimeSwitch(Switch):
         ]
         log = ["--log-file", str(self.log_file), "-L", "info"] if self.log_enabled else []
         pcap = ["--pcap", str(self.pcap_dir)] if self.pcap_dir else []
+        program = str(self.bmv2_json) if self.bmv2_json else "--no-p4"
         # fmt: off
-        return [*self.command(), *ports, "--device-id", str(self.device_id), *log, *pcap, "--no-p4",
+        return [*self.command(), *ports, "--device-id", str(self.device_id), *log, *pcap, program,
                 "--", "--grpc-server-addr", self.grpc_address, "--cpu-port", str(self.cpu_port)]
         # fmt: on
 
@@ -88,21 +92,15 @@ class P4RuntimeSwitch(Switch):
             raise SwitchFailed(
                 f"{self.name}: port {self.grpc_port} is in use by another program, perhaps another testbed"
             )
-        with self.output_file.open("wb") as output:
-            self.process = subprocess.Popen(
-                self.arguments(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=paths.CHECKOUT,
-                preexec_fn=die_with_parent,
-                start_new_session=True,  # Ctrl-C in the CLI is not for the switch
-            )
-
-    @property
-    def output_file(self) -> Path:
-        """Return where the process's own output goes."""
-        return self.log_file.with_suffix(".out")
+        self.process = subprocess.Popen(
+            self.arguments(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            cwd=paths.CHECKOUT,
+            preexec_fn=die_with_parent,
+            start_new_session=True,  # Ctrl-C in the CLI is not for the switch
+        )
 
     def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
         """Return when P4Runtime is served; raises SwitchFailed."""
@@ -114,12 +112,13 @@ class P4RuntimeSwitch(Switch):
             if time.monotonic() > deadline:
                 raise SwitchFailed(
                     f"{self.name}: P4Runtime not served on {self.grpc_address} after {timeout:g} s; "
-                    f"see {self.log_file}"
+                    f"its last words: {self._last_words()}"
                 )
             time.sleep(0.005)
 
     def _last_words(self) -> str:
-        lines = self.output_file.read_text(errors="replace").strip().splitlines()
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit status {self.process.returncode if self.process else '?'}"
 
     def stop(self, deleteIntfs: bool = True) -> None:  # noqa: N803 - Mininet's name
@@ -132,6 +131,7 @@ class P4RuntimeSwitch(Switch):
                 self.process.kill()
                 self.process.wait()
         self.process = None
+        self._output.close()
         super().stop(deleteIntfs)
 
 

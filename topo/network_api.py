@@ -1,0 +1,434 @@
+"""Describe a network and run it, with p4-utils' method names.
+
+A network is first only described (nodes, links and settings are dataclasses); `startNetwork` checks the description,
+compiles the P4 programs, and builds it in Mininet; `stopNetwork` removes all of it, also after a failed start. The
+camelCase names are p4-utils'; links' and interfaces' settings are addressed by the two nodes, as there.
+
+    net = NetworkAPI()
+    net.addP4RuntimeSwitch("s1")
+    net.setP4Source("s1", "p4src/forward.p4")
+    net.addHost("h1"); net.addHost("h2")
+    net.addLink("h1", "s1"); net.addLink("h2", "s1")
+    net.l3()
+    net.enableCli()
+    net.startNetwork()
+"""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Any
+
+from mininet.log import setLogLevel
+from mininet.net import Mininet
+
+from topo.compile import CompiledProgram, Target, compile_p4
+from topo.errors import BadNetwork, MissingTool
+from topo.hosts import ProcessHost, disable_offloads
+from topo.switches import Bmv2Switch, EbpfSwitch, P4RuntimeSwitch
+
+GRPC_BASE = 9559
+INTERFACE_NAME_MAX = 15  # IFNAMSIZ without its terminating zero
+
+
+@dataclass
+class HostNode:
+    """A host as described; `ip` and `mac` may also come from its interface's settings."""
+
+    name: str
+    ip: str | None = None
+    mac: str | None = None
+    default_route: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SwitchNode:
+    """A P4 switch as described; `assigned_…` is worked out by `startNetwork`."""
+
+    name: str
+    p4_source: Path | None = None
+    device_id: int | None = None
+    grpc_port: int | None = None
+    log_enabled: bool = False
+    pcap_dump: bool = False
+    params: dict[str, Any] = field(default_factory=dict)
+    assigned_program: CompiledProgram | None = field(default=None, init=False)
+
+
+@dataclass
+class LinkEnd:
+    """One end of a link."""
+
+    node: str
+    port: int | None = None
+    mac: str | None = None
+    ip: str | None = None
+    intf: str | None = None
+
+
+@dataclass
+class LinkPair:
+    """A link between two nodes."""
+
+    ends: tuple[LinkEnd, LinkEnd]
+
+    def end(self, node: str) -> LinkEnd:
+        """Return the end at `node`."""
+        return next(end for end in self.ends if end.node == node)
+
+
+class NetworkAPI:
+    """A network of hosts and P4 switches; a context manager that stops it."""
+
+    def __init__(self, target: Target | str = Target.EBPF, log_dir: Path | str = "log") -> None:
+        """Choose what runs the P4 programs, and where switch logs go when they are enabled."""
+        self.target = Target(target)
+        self.log_dir = Path(log_dir)
+        self.pcap_dir = Path("pcap")
+        self.load_programs = True
+        self.net: Mininet | None = None
+        self._hosts: dict[str, HostNode] = {}
+        self._switches: dict[str, SwitchNode] = {}
+        self._links: list[LinkPair] = []
+        self._cli = False
+        self._arp_tables = True
+        self._strategy: str | None = None
+
+    def __enter__(self) -> NetworkAPI:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stopNetwork()
+
+    # ---- description: nodes
+
+    def addHost(self, name: str, **opts: Any) -> str:
+        """Add a host; `ip` ("10.0.1.1/24"), `mac` and `defaultRoute` ("via 10.0.1.254") are Mininet's."""
+        self._check_new(name)
+        default_route = opts.pop("defaultRoute", None)
+        self._hosts[name] = HostNode(name, opts.pop("ip", None), opts.pop("mac", None), default_route, opts)
+        return name
+
+    def addP4RuntimeSwitch(self, name: str, **opts: Any) -> str:
+        """Add a P4 switch; takes p4-utils' `device_id`, `grpc_port`, `p4_src`, `log_enabled`, `pcap_dump`."""
+        self._check_new(name)
+        source = opts.pop("p4_src", None)
+        self._switches[name] = SwitchNode(
+            name,
+            Path(source) if source else None,
+            opts.pop("device_id", None),
+            opts.pop("grpc_port", None),
+            opts.pop("log_enabled", False),
+            opts.pop("pcap_dump", False),
+            opts,
+        )
+        return name
+
+    def addP4Switch(self, name: str, **opts: Any) -> str:
+        """Add a P4 switch; all of ours serve P4Runtime, none serves Thrift."""
+        return self.addP4RuntimeSwitch(name, **opts)
+
+    def addDocker(self, name: str, **opts: Any) -> str:
+        """Container hosts are not there yet."""
+        raise BadNetwork(f"{name}: container hosts are not supported yet; use addHost")
+
+    def setP4Source(self, name: str, p4_src: str | Path) -> None:
+        """Set a switch's P4 program."""
+        self._switch(name).p4_source = Path(p4_src)
+
+    def setP4SourceAll(self, p4_src: str | Path) -> None:
+        """Set every switch's P4 program."""
+        for switch in self._switches.values():
+            switch.p4_source = Path(p4_src)
+
+    def setP4SwitchId(self, name: str, id: int) -> None:  # noqa: A002 - p4-utils' name
+        """Set a switch's P4Runtime device id."""
+        self._switch(name).device_id = id
+
+    def setGrpcPort(self, name: str, port: int) -> None:
+        """Set where a switch serves P4Runtime."""
+        self._switch(name).grpc_port = port
+
+    def setDefaultRoute(self, name: str, default_route: str) -> None:
+        """Set a host's default gateway."""
+        self._host(name).default_route = f"via {default_route}"
+
+    # ---- description: links
+
+    def addLink(
+        self, node1: str, node2: str, port1: int | None = None, port2: int | None = None, **opts: Any
+    ) -> None:
+        """Join two nodes; ports are numbered from 1 at switches and 0 at hosts unless given.
+
+        Takes p4-utils' and Mininet's `addr1`, `addr2`, `intfName1` and `intfName2`.
+        """
+        for node in (node1, node2):
+            if node not in self._hosts and node not in self._switches:
+                raise BadNetwork(f"link {node1}-{node2}: there is no node {node}")
+        if node1 == node2:
+            raise BadNetwork(f"link {node1}-{node2}: a node cannot be linked to itself")
+        known = {"addr1", "addr2", "intfName1", "intfName2"}
+        if unknown := sorted(set(opts) - known):
+            raise BadNetwork(f"link {node1}-{node2}: option {unknown[0]} is not supported")
+        ends = (
+            LinkEnd(node1, port1, opts.get("addr1"), None, opts.get("intfName1")),
+            LinkEnd(node2, port2, opts.get("addr2"), None, opts.get("intfName2")),
+        )
+        self._links.append(LinkPair(ends))
+
+    def setIntfPort(self, node1: str, node2: str, port: int) -> None:
+        """Set the port number of node1's interface towards node2."""
+        self._end(node1, node2).port = port
+
+    def setIntfIp(self, node1: str, node2: str, ip: str) -> None:
+        """Set the address ("10.0.1.1/24") of node1's interface towards node2."""
+        try:
+            self._end(node1, node2).ip = str(IPv4Interface(ip))
+        except ValueError as ex:
+            raise BadNetwork(f"{node1}-{node2}: {ip!r} is no IPv4 address with prefix length") from ex
+
+    def setIntfMac(self, node1: str, node2: str, mac: str) -> None:
+        """Set the MAC of node1's interface towards node2."""
+        self._end(node1, node2).mac = mac
+
+    def setIntfName(self, node1: str, node2: str, name: str) -> None:
+        """Set the name of node1's interface towards node2."""
+        self._end(node1, node2).intf = name
+
+    def l3(self) -> None:
+        """Give every host a /24 of its own, 10.X.Y.2 on switch X as its Y-th host, with gateway 10.X.Y.1."""
+        self._strategy = "l3"
+
+    def disableArpTables(self) -> None:
+        """Leave the hosts' ARP tables empty (with `l3`, they know their gateway's MAC otherwise)."""
+        self._arp_tables = False
+
+    # ---- description: options
+
+    def setLogLevel(self, level: str) -> None:
+        """Set Mininet's log level: debug, info, output, warning, error, critical."""
+        setLogLevel(level)
+
+    def setCompiler(self, **opts: Any) -> None:
+        """Accept p4-utils' call; the target decides the compiler, and P4Info is always written."""
+
+    def enableCli(self) -> None:
+        """Give the CLI when the network has started."""
+        self._cli = True
+
+    def disableCli(self) -> None:
+        """Return from `startNetwork` when the network has started."""
+        self._cli = False
+
+    def enableLog(self, name: str, log_dir: str | Path = "log") -> None:
+        """Let one switch write its log to `log_dir`."""
+        self._switch(name).log_enabled = True
+        self.log_dir = Path(log_dir)
+
+    def enableLogAll(self, log_dir: str | Path = "log") -> None:
+        """Let every switch write its log to `log_dir`."""
+        for name in self._switches:
+            self.enableLog(name, log_dir)
+
+    def enablePcapDump(self, name: str, pcap_dir: str | Path = "pcap") -> None:
+        """Let one switch write what passes its ports to `pcap_dir`."""
+        self._switch(name).pcap_dump = True
+        self.pcap_dir = Path(pcap_dir)
+
+    def enablePcapDumpAll(self, pcap_dir: str | Path = "pcap") -> None:
+        """Let every switch write what passes its ports to `pcap_dir`."""
+        for name in self._switches:
+            self.enablePcapDump(name, pcap_dir)
+
+    # ---- looking at it
+
+    def hosts(self) -> list[str]:
+        """List the hosts' names."""
+        return list(self._hosts)
+
+    def p4switches(self) -> list[str]:
+        """List the switches' names."""
+        return list(self._switches)
+
+    def program(self, name: str) -> CompiledProgram:
+        """Return a started switch's compiled program."""
+        program = self._switch(name).assigned_program
+        if program is None:
+            raise BadNetwork(f"switch {name} has no P4 program yet")
+        return program
+
+    # ---- running it
+
+    def startNetwork(self) -> None:
+        """Build and start everything, then give the CLI if it is enabled; on failure nothing is left."""
+        if self.net is not None:
+            raise BadNetwork("the network is running already")
+        self._number_ports()
+        if self._strategy == "l3":
+            self._assign_l3()
+        try:
+            with ThreadPoolExecutor(1) as pool:  # compile while Mininet builds
+                compiled = pool.submit(self._compile)
+                self._build()
+                compiled.result()
+            self._start_switches()
+        except BaseException:
+            self.stopNetwork()
+            raise
+        if self._cli:
+            from topo.cli import FerryCLI
+
+            try:
+                FerryCLI(self.net)
+            finally:
+                self.stopNetwork()
+
+    def stopNetwork(self) -> None:
+        """Stop and remove whatever was started."""
+        net, self.net = self.net, None
+        if net is not None:
+            net.stop()
+
+    def _compile(self) -> None:
+        sources = {s.p4_source for s in self._switches.values() if s.p4_source}
+        programs = {source: compile_p4(source, self.target) for source in sources}
+        for switch in self._switches.values():
+            switch.assigned_program = programs.get(switch.p4_source) if switch.p4_source else None
+
+    def _build(self) -> None:
+        """Make hosts, switches and links in Mininet."""
+        switch_class: type[P4RuntimeSwitch] = EbpfSwitch if self.target is Target.EBPF else Bmv2Switch
+        switch_class.command()  # say at once what is missing
+        if not switch_class.offload and shutil.which("ethtool") is None:
+            raise MissingTool("ethtool is not installed: it must switch offloads off for BMv2 (make setup)")
+        Mininet.inited = True  # Mininet.init would only raise resource limits, which not every root may
+        net = self.net = Mininet(controller=None, switch=switch_class, host=ProcessHost, build=False)
+        self._add_hosts(net, switch_class.offload)
+        self._add_switches(net)
+        for link in self._links:
+            one, two = link.ends
+            # fmt: off
+            net.addLink(one.node, two.node, port1=one.port, port2=two.port, addr1=one.mac, addr2=two.mac,
+                        intfName1=one.intf, intfName2=two.intf)
+            # fmt: on
+            if not switch_class.offload:
+                for end in link.ends:
+                    if end.node in self._switches:
+                        disable_offloads(str(net[end.node].intfs[end.port]))
+        net.build()
+
+    def _add_hosts(self, net: Mininet, offload: bool) -> None:
+        for host in self._hosts.values():
+            ends = [link.end(host.name) for link in self._links if host.name in _nodes(link)]
+            first = ends[0] if ends else LinkEnd(host.name)
+            ip, mac = host.ip or first.ip, host.mac or first.mac
+            params = dict(host.params)
+            if host.default_route:
+                params["defaultRoute"] = host.default_route
+            net.addHost(host.name, ip=ip, mac=mac, offload=offload, **params)
+
+    def _add_switches(self, net: Mininet) -> None:
+        for index, switch in enumerate(self._switches.values(), 1):
+            if switch.log_enabled:
+                self.log_dir.mkdir(parents=True, exist_ok=True)
+            if switch.pcap_dump:
+                self.pcap_dir.mkdir(parents=True, exist_ok=True)
+            net.addSwitch(
+                switch.name,
+                device_id=switch.device_id or index,
+                grpc_port=switch.grpc_port or GRPC_BASE + index - 1,
+                log_dir=self.log_dir,
+                log_enabled=switch.log_enabled,
+                pcap_dump=switch.pcap_dump,
+                pcap_dir=self.pcap_dir,
+                **switch.params,
+            )
+
+    def _start_switches(self) -> None:
+        """Start all processes, then wait for all."""
+        assert self.net is not None
+        for node in self.net.switches:
+            program = self._switches[node.name].assigned_program
+            node.bmv2_json = program.bmv2_json if program and self.load_programs else None
+        self.net.start()
+        for node in self.net.switches:
+            node.wait_ready()
+        if self._strategy == "l3" and self._arp_tables:
+            self._set_gateway_arp()
+
+    def _set_gateway_arp(self) -> None:
+        assert self.net is not None
+        for link in self._links:
+            one, two = link.ends
+            for host, switch in ((one, two), (two, one)):
+                if host.node in self._hosts and switch.node in self._switches and host.ip:
+                    gateway = str(IPv4Interface(host.ip).network.network_address + 1)
+                    mac = self.net[switch.node].intfs[switch.port].MAC()
+                    self.net[host.node].setARP(gateway, mac)
+
+    # ---- numbers and addresses
+
+    def _number_ports(self) -> None:
+        """Give every link end that has none the lowest free port number of its node."""
+        taken: dict[str, set[int]] = {}
+        for end in self._ends():
+            if end.port is not None:
+                if end.port in taken.setdefault(end.node, set()):
+                    raise BadNetwork(f"{end.node}: port {end.port} is used by two links")
+                taken[end.node].add(end.port)
+        for end in self._ends():
+            used = taken.setdefault(end.node, set())
+            if end.port is None:
+                first = 0 if end.node in self._hosts else 1
+                end.port = next(n for n in range(first, len(used) + 2) if n not in used)
+                used.add(end.port)
+            name = end.intf or f"{end.node}-eth{end.port}"
+            if len(name) > INTERFACE_NAME_MAX:
+                raise BadNetwork(f"{end.node}: interface name {name} is longer than {INTERFACE_NAME_MAX}")
+
+    def _assign_l3(self) -> None:
+        switches = {name: number for number, name in enumerate(self._switches, 1)}
+        seen: dict[str, int] = {}
+        for link in self._links:
+            one, two = link.ends
+            for host, switch in ((one, two), (two, one)):
+                if host.node in self._hosts and switch.node in switches and host.ip is None:
+                    seen[switch.node] = seen.get(switch.node, 0) + 1
+                    prefix = f"10.{switches[switch.node]}.{seen[switch.node]}"
+                    host.ip = f"{prefix}.2/24"
+                    node = self._hosts[host.node]
+                    node.default_route = node.default_route or f"via {prefix}.1"
+
+    def _ends(self) -> list[LinkEnd]:
+        return [end for link in self._links for end in link.ends]
+
+    # ---- looking up
+
+    def _check_new(self, name: str) -> None:
+        if name in self._hosts or name in self._switches:
+            raise BadNetwork(f"there is a node {name} already")
+
+    def _host(self, name: str) -> HostNode:
+        if name not in self._hosts:
+            raise BadNetwork(f"there is no host {name}")
+        return self._hosts[name]
+
+    def _switch(self, name: str) -> SwitchNode:
+        if name not in self._switches:
+            raise BadNetwork(f"there is no switch {name}")
+        return self._switches[name]
+
+    def _end(self, node1: str, node2: str) -> LinkEnd:
+        for link in self._links:
+            if _nodes(link) == {node1, node2}:
+                return link.end(node1)
+        raise BadNetwork(f"there is no link {node1}-{node2}")
+
+
+def _nodes(link: LinkPair) -> set[str]:
+    return {end.node for end in link.ends}
