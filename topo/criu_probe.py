@@ -67,7 +67,9 @@ def probe(criu: str) -> Verdict:
 
 
 def _version(binary: str) -> str:
-    done = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=_DEADLINE, check=False)
+    done = subprocess.run(
+        [binary, "--version"], capture_output=True, text=True, timeout=_DEADLINE, check=False
+    )
     words = done.stdout.split()
     return words[1] if len(words) > 1 else "unknown version"
 
@@ -109,7 +111,9 @@ def _criu(command: list[str], images: Path, name: str) -> None:
     """Run one criu command; the first error of its log becomes the exit message."""
     log = images / f"{name}.log"
     options = ["--tcp-established", "--images-dir", str(images), "--log-file", str(log), "-v1"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=_DEADLINE, check=False)
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, timeout=_DEADLINE, check=False
+    )
     if done.returncode != 0:
         errors = [line for line in _read(log).splitlines() if "Error" in line]
         cause = errors[0].split("): ", 1)[-1] if errors else f"killed or failed with status {done.returncode}"

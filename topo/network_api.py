@@ -146,7 +146,7 @@ class NetworkAPI:
         for switch in self._switches.values():
             switch.p4_source = Path(p4_src)
 
-    def setP4SwitchId(self, name: str, id: int) -> None:  # noqa: A002 - p4-utils' name
+    def setP4SwitchId(self, name: str, id: int) -> None:
         """Set a switch's P4Runtime device id."""
         self._switch(name).device_id = id
 

@@ -44,7 +44,9 @@ class LoadBalancerNetwork:
     def __post_init__(self) -> None:
         """Raise BadNetwork for a network that cannot be built."""
         if not 3 <= self.hosts <= MAX_HOSTS:
-            raise BadNetwork(f"{self.hosts} hosts: a client and two servers are needed, and {MAX_HOSTS} is most")
+            raise BadNetwork(
+                f"{self.hosts} hosts: a client and two servers are needed, and {MAX_HOSTS} is most"
+            )
         for kind, value in ((Topology, self.topology), (Target, self.target)):
             try:
                 kind(value)
@@ -132,7 +134,7 @@ def plan(network: LoadBalancerNetwork) -> NetworkPlan:
     """Work out a network."""
     triangle = Topology(network.topology) is Topology.TRIANGLE
     homes = [_home(number, triangle) for number in range(1, network.hosts + 1)]
-    free = {name: 1 for name in ("s1", "s2", "s3")}
+    free = dict.fromkeys(("s1", "s2", "s3"), 1)
     hosts = []
     for number, home in enumerate(homes, 1):
         hosts.append(HostPlan(number, home, free[home]))

@@ -60,7 +60,7 @@ class P4RuntimeSwitch(Switch):
         self.log_enabled = log_enabled
         self.pcap_dir = (pcap_dir or log_dir) if pcap_dump else None
         self.bmv2_json: Path | None = None
-        self._output: IO[bytes] = tempfile.TemporaryFile()
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self.process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -121,7 +121,7 @@ class P4RuntimeSwitch(Switch):
         lines = self._output.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit status {self.process.returncode if self.process else '?'}"
 
-    def stop(self, deleteIntfs: bool = True) -> None:  # noqa: N803 - Mininet's name
+    def stop(self, deleteIntfs: bool = True) -> None:
         """End the process and, like every Mininet switch, delete its interfaces."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
