@@ -1,0 +1,78 @@
+"""NetworkAPI: p4-utils' way to describe a network, and what is refused."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from topo.errors import BadNetwork
+from topo.network_api import NetworkAPI
+
+
+@pytest.fixture
+def net() -> NetworkAPI:
+    """A switch with two hosts."""
+    net = NetworkAPI()
+    net.addP4RuntimeSwitch("s1")
+    net.addHost("h1")
+    net.addHost("h2")
+    net.addLink("h1", "s1")
+    net.addLink("h2", "s1")
+    return net
+
+
+def test_ports_are_numbered_like_mininets(net: NetworkAPI) -> None:
+    """Hosts from 0, switches from 1; a number that was set is kept."""
+    net.setIntfPort("s1", "h1", 2)
+    net._number_ports()
+    assert [(end.node, end.port) for end in net._ends()] == [("h1", 0), ("s1", 2), ("h2", 0), ("s1", 1)]
+
+
+def test_l3_gives_every_host_its_own_network(net: NetworkAPI) -> None:
+    """As p4-utils' l3 strategy: 10.X.Y.2/24 behind 10.X.Y.1."""
+    net.l3()
+    net._number_ports()
+    net._assign_l3()
+    ends = {end.node: end.ip for end in net._ends() if end.ip}
+    assert ends == {"h1": "10.1.1.2/24", "h2": "10.1.2.2/24"}
+    assert net._hosts["h2"].default_route == "via 10.1.2.1"
+
+
+def test_mistakes_are_named(net: NetworkAPI) -> None:
+    """One clear sentence each."""
+    cases = [
+        (lambda: net.addHost("h1"), "there is a node h1 already"),
+        (lambda: net.addLink("h1", "s9"), "link h1-s9: there is no node s9"),
+        (lambda: net.addLink("h1", "h1"), "link h1-h1: a node cannot be linked to itself"),
+        (lambda: net.addLink("h1", "s1", bw=10), "link h1-s1: option bw is not supported"),
+        (lambda: net.setP4Source("s2", "x.p4"), "there is no switch s2"),
+        (lambda: net.setIntfIp("h1", "h2", "10.0.0.1/24"), "there is no link h1-h2"),
+        (
+            lambda: net.setIntfIp("h1", "s1", "10.0.0.300"),
+            "h1-s1: '10.0.0.300' is no IPv4 address with prefix length",
+        ),
+        (lambda: net.addDocker("d1", dimage="x"), "d1: container hosts are not supported yet; use addHost"),
+        (lambda: net.program("s1"), "switch s1 has no P4 program yet"),
+    ]
+    for mistake, message in cases:
+        with pytest.raises(BadNetwork, match=f"^{re.escape(message)}$"):
+            mistake()
+
+
+def test_one_port_cannot_carry_two_links(net: NetworkAPI) -> None:
+    """Found before anything is built."""
+    net.setIntfPort("s1", "h1", 7)
+    net.setIntfPort("s1", "h2", 7)
+    with pytest.raises(BadNetwork, match="s1: port 7 is used by two links"):
+        net._number_ports()
+
+
+def test_a_long_name_is_refused_before_anything_is_built() -> None:
+    """Linux's interface names have 15 characters."""
+    net = NetworkAPI()
+    net.addHost("a-host-with-a-name")
+    net.addP4RuntimeSwitch("s1")
+    net.addLink("a-host-with-a-name", "s1")
+    with pytest.raises(BadNetwork, match="interface name a-host-with-a-name-eth0 is longer than 15"):
+        net.startNetwork()
