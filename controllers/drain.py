@@ -1,0 +1,142 @@
+"""Waiting until nothing is on its way to a host any more.
+
+After the switch holds a location's packets, some may still be between the switch and the host's sockets: in queues
+of this or further switches, and in the kernel's per-CPU backlogs. Two steps bring them in:
+
+  - a marker: a datagram sent through the switch to the host behind everything else, seen arriving by a packet
+    socket inside the host's network namespace;
+  - a flush of the backlogs: what veth devices pass on waits in one FIFO per CPU (`softnet_data.input_pkt_queue`,
+    the same for all namespaces), and so does what goes over loopback. A thread that visits every CPU and sends itself a
+    datagram there knows, when it has it, that all before it was processed. A packet that crosses several devices queues
+    once per device, hence several rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from controllers.frames import DISCARD_PORT
+from controllers.hosts import Host
+from migration.steering import IpProtocol, SteeringError
+
+ROUNDS = 4
+_CLONE_NEWNET = 0x40000000
+_ETH_P_IP = 0x0800
+_SO_ATTACH_FILTER = 26
+_FLUSH_S = 2.0
+
+# Classic BPF on the IPv4 header: UDP to the discard port, nothing else (it must not cost the host's traffic anything).
+_FILTER = [
+    (0x30, 0, 0, 9),  # ldb [9]: protocol
+    (0x15, 0, 3, int(IpProtocol.UDP)),
+    (0x28, 0, 0, 22),  # ldh [22]: destination port behind 20 bytes of header
+    (0x15, 0, 1, DISCARD_PORT),
+    (0x06, 0, 0, 0xFFFF),
+    (0x06, 0, 0, 0),
+]
+
+
+class Tap:
+    """A packet socket in a host's network namespace that sees markers arrive."""
+
+    def __init__(self, host: Host) -> None:
+        self._socket = _socket_in(host)
+        _attach(self._socket)
+        self._socket.setblocking(False)
+
+    async def wait_for(self, token: bytes, timeout: float) -> bool:
+        """Wait for a marker; False if it did not come in time."""
+        try:
+            await asyncio.wait_for(self._see(token), timeout)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    async def _see(self, token: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        while not (await loop.sock_recv(self._socket, 256)).endswith(token):
+            pass
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+def _socket_in(host: Host) -> socket.socket:
+    """Open a packet socket in a host's namespace; a thread of its own enters it, and ends."""
+    made: list[socket.socket] = []
+    failed: list[OSError] = []
+
+    def enter() -> None:
+        try:
+            with Path(f"/proc/{host.pid}/ns/net").open("rb") as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            made.append(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_IP)))
+        except OSError as ex:
+            failed.append(ex)
+
+    thread = threading.Thread(target=enter, name=f"tap-{host.name}")
+    thread.start()
+    thread.join()
+    if failed:
+        raise SteeringError(f"cannot listen in the network of {host.name}: {failed[0].strerror}") from failed[
+            0
+        ]
+    return made[0]
+
+
+def _attach(sock: socket.socket) -> None:
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in _FILTER)
+    buffer = ctypes.create_string_buffer(code)
+    program = struct.pack("HL", len(_FILTER), ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+class BacklogFlusher:
+    """A thread that can wait until every CPU has processed what it had queued."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backlog")
+
+    async def flush(self, rounds: int = ROUNDS) -> None:
+        """Wait for the packets that were queued when this was called, and those that they became."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, flush_backlogs, rounds)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._executor.shutdown()
+
+
+def flush_backlogs(rounds: int = ROUNDS) -> None:
+    """Visit every CPU, `rounds` times, and pass one datagram through its backlog. Runs in the calling thread."""
+    cpus = os.sched_getaffinity(0)
+    try:
+        with _loopback() as echo:
+            for _ in range(rounds):
+                for cpu in cpus:
+                    os.sched_setaffinity(0, {cpu})
+                    echo.send(b"p4ferry")
+                    echo.recv(16)
+    except OSError as ex:
+        raise SteeringError(f"cannot flush the kernel's receive queues over loopback: {ex}") from ex
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as echo:
+        echo.bind(("127.0.0.1", 0))
+        echo.connect(echo.getsockname())
+        echo.settimeout(_FLUSH_S)
+        yield echo

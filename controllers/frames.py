@@ -1,0 +1,47 @@
+"""The few bytes of frames that the controller reads and writes itself. Pure."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address
+
+from controllers import rows
+from migration.steering import Endpoint, IpProtocol
+
+DISCARD_PORT = 9
+"""RFC 863."""
+
+_ETHERNET = 14
+_IPV4 = 20
+_ETHERTYPE_IPV4 = 0x0800
+
+
+def flow_of(frame: bytes) -> tuple[Endpoint, Endpoint] | None:
+    """Return source and destination of a TCP or UDP frame whose IPv4 header has no options."""
+    if len(frame) < _ETHERNET + _IPV4 + 4 or frame[12:14] != b"\x08\x00" or frame[_ETHERNET] != 0x45:
+        return None
+    protocol = frame[_ETHERNET + 9]
+    if protocol not in (IpProtocol.TCP, IpProtocol.UDP):
+        return None
+    source, destination, src_port, dst_port = struct.unpack_from("!IIHH", frame, _ETHERNET + 12)
+    return rows.endpoint_of(protocol, source, src_port), rows.endpoint_of(protocol, destination, dst_port)
+
+
+def checksum(data: bytes) -> int:
+    """Return the Internet checksum of an even number of bytes (RFC 1071)."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def marker(address: IPv4Address, token: bytes) -> bytes:
+    """Return a UDP datagram to a host's discard port, which no host answers.
+
+    Its source is 0.0.0.0: the host's kernel drops it as a martian (RFC 1122, 3.2.1.3) instead of sending an ICMP error.
+    """
+    udp = struct.pack("!HHHH", DISCARD_PORT, DISCARD_PORT, 8 + len(token), 0) + token
+    fields = (0x45, 0, _IPV4 + len(udp), 0, 0, 64, IpProtocol.UDP, 0, 0, int(address))
+    header = struct.pack("!BBHHHBBHII", *fields)
+    header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]
+    return b"\0" * 12 + _ETHERTYPE_IPV4.to_bytes(2, "big") + header + udp

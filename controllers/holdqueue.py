@@ -1,0 +1,57 @@
+"""Packets that wait at the controller, in the order in which they came, within a budget of bytes.
+
+What does not fit any more is dropped and counted: the newest, as a router's queue would. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+DEFAULT_BUDGET = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPacket:
+    """A frame as it came in, and the port that it came in on."""
+
+    port: int
+    frame: bytes
+
+
+@dataclass
+class HoldQueue:
+    """One hold's packets; the totals count what was ever put in."""
+
+    budget: int = DEFAULT_BUDGET
+    packets: int = 0
+    bytes: int = 0
+    dropped: int = 0
+    _waiting: deque[KeptPacket] = field(default_factory=deque)
+    _size: int = 0
+
+    def put(self, packet: KeptPacket) -> bool:
+        """Keep a packet; False if there is no room for it."""
+        if self._size + len(packet.frame) > self.budget:
+            self.dropped += 1
+            return False
+        self._waiting.append(packet)
+        self._size += len(packet.frame)
+        self.packets += 1
+        self.bytes += len(packet.frame)
+        return True
+
+    def take_all(self) -> list[KeptPacket]:
+        """Return what waits, oldest first, and keep it no longer."""
+        taken = list(self._waiting)
+        self._waiting.clear()
+        self._size = 0
+        return taken
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that wait now."""
+        return self._size
+
+    def __len__(self) -> int:
+        return len(self._waiting)

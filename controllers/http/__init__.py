@@ -1,0 +1,1 @@
+"""The controller's HTTP API: `schemas` (bodies), `app` (routes), `server` (uvicorn on the controller's loop)."""

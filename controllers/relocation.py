@@ -1,0 +1,173 @@
+"""Which rows make a migration's endpoints live elsewhere, and carry on being who they are.
+
+A move speaks of locations. This module finds out the identity of every endpoint from the rows that are there, and
+says which rows to add before the freeze (what leaves the new location carries the identity), which to change when
+the program runs there (what is for the identity goes to the new location), and which to delete at the end.
+
+Three kinds of endpoints:
+  - behind a VIP: its connections are pinned to the backend, so the one row of the backend moves them all;
+  - addressed directly: its identity, the address under which it first lived, is sent on to its location;
+  - an endpoint of one connection (a client's, or one that a VIP's backend accepted under its own address): a pin
+    towards it, and an exception for what it sends, by peer.
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from controllers import rows
+from controllers.errors import Conflict
+from controllers.model import Backend, show
+from controllers.rows import Key, Row
+from migration.steering import Endpoint, Move, MovedConnection, MovedListener
+
+Table = Mapping[Key, Row]
+
+
+@dataclass
+class Plan:
+    """The rows of one move. `before` holds what every touched key had, for the way back."""
+
+    prepare: dict[Key, Row] = field(default_factory=dict)
+    switch: dict[Key, Row] = field(default_factory=dict)
+    switch_deletes: set[Key] = field(default_factory=set)
+    finish_deletes: set[Key] = field(default_factory=set)
+    backends: dict[int, tuple[Endpoint, Endpoint]] = field(default_factory=dict)
+    locations: set[Endpoint] = field(default_factory=set)
+
+    def touched(self) -> set[Key]:
+        """Return every key that prepare and switch_over write."""
+        return {*self.prepare, *self.switch, *self.switch_deletes}
+
+
+def identity_of(table: Table, location: Endpoint, peer: Endpoint | None = None) -> Endpoint:
+    """Return who an endpoint is to a peer, or to everybody."""
+    keys = [rows.endpoint_source_key(location)]
+    if peer is not None:
+        keys.insert(0, rows.connection_source_key(location, peer))
+    for key in keys:
+        if (row := table.get(key)) is not None:
+            return rows.target(row, int(location.protocol))
+    return location
+
+
+def plan(table: Table, backends: Iterable[Backend], move: Move) -> Plan:
+    """Say which rows a move needs, given those that are there; raises Conflict when a new location is taken."""
+    by_location = {backend.location: backend for backend in backends}
+    made = Plan()
+    speaks: dict[Endpoint, Endpoint] = {}
+    for listener in move.listeners:
+        made.locations |= {listener.old, listener.new}
+        if listener.old != listener.new:
+            speaks[listener.new] = _plan_listener(table, by_location, listener, made)
+    for connection in move.connections:
+        made.locations |= {connection.old, connection.new}
+        if connection.old != connection.new:
+            _plan_connection(table, by_location, speaks, connection, made)
+    made.finish_deletes -= {*made.prepare, *made.switch}
+    made.switch_deletes -= {*made.prepare, *made.switch}
+    return made
+
+
+def reverse(move: Move) -> Move:
+    """Return the move that goes back."""
+    return replace(
+        move,
+        source=move.destination,
+        destination=move.source,
+        listeners=[MovedListener(x.new, x.old) for x in move.listeners],
+        connections=[MovedConnection(x.new, x.old, x.peer) for x in move.connections],
+    )
+
+
+def _plan_listener(
+    table: Table, by_location: Mapping[Endpoint, Backend], listener: MovedListener, made: Plan
+) -> Endpoint:
+    """Move an endpoint that accepts connections; return the identity that its new location will have."""
+    old, new = listener.old, listener.new
+    identity = identity_of(table, old)
+    source = table.get(rows.endpoint_source_key(new))
+    if (source is not None and rows.target(source, int(new.protocol)) != identity) or (
+        new in by_location and by_location[new].location != old
+    ):
+        raise Conflict(f"{show(new)} is already in use by another program")
+    backend = by_location.get(old)
+    if identity != new or backend is not None:
+        _put(made.prepare, rows.speak_as(rows.endpoint_source_key(new), identity))
+    made.finish_deletes.add(rows.endpoint_source_key(old))
+    if backend is not None:
+        made.backends[backend.id] = (old, new)
+        _put(made.switch, rows.backend_at(backend.id, new))
+        _put(made.switch, rows.direct(new, backend.id))
+        if old != backend.home:
+            made.finish_deletes.add(rows.destination_key(old))
+        return identity
+    if identity == new:
+        made.switch_deletes.add(rows.destination_key(identity))
+    else:
+        _put(made.switch, rows.send_identity_to(identity, new))
+        # Who calls it by its new address gets an answer from there (see LoadBalancer's direct openings).
+        _put(made.switch, rows.direct(new, 0))
+    if old != identity:
+        made.finish_deletes.add(rows.destination_key(old))
+    return identity
+
+
+def _plan_connection(
+    table: Table,
+    by_location: Mapping[Endpoint, Backend],
+    speaks: Mapping[Endpoint, Endpoint],
+    connection: MovedConnection,
+    made: Plan,
+) -> None:
+    """Move one end of an established connection."""
+    old, new, peer = connection.old, connection.new, connection.peer
+    identity = identity_of(table, old, peer)
+    covered = speaks.get(new) or identity_of(table, new)
+    if covered != identity:
+        _put(made.prepare, rows.speak_as(rows.connection_source_key(new, peer), identity))
+    made.finish_deletes.add(rows.connection_source_key(old, peer))
+    pin = table.get(rows.connection_key(peer, identity))
+    serving = table.get(rows.destination_key(identity))
+    if serving is not None and serving.action.startswith("serve"):
+        _plan_served(by_location, connection, identity, serving.params[0], pin, made)
+        return
+    if (
+        pin is None
+        and covered == identity
+        and new in speaks
+        and made.switch.get(rows.destination_key(identity))
+    ):
+        return  # the listener's own row brings its packets
+    if covered == identity == new:
+        made.switch_deletes.add(rows.connection_key(peer, identity))
+    else:
+        _put(made.switch, rows.pin_to_location(peer, identity, new))
+
+
+def _plan_served(
+    by_location: Mapping[Endpoint, Backend],
+    connection: MovedConnection,
+    identity: Endpoint,
+    service: int,
+    pin: Row | None,
+    made: Plan,
+) -> None:
+    """Move a connection that a service's backend has accepted: with its backend, or without."""
+    backend = by_location.get(connection.old)
+    if backend is not None and backend.id in made.backends:
+        if pin is None:
+            _put(made.prepare, rows.pin_to_backend(connection.peer, identity, service, backend.id))
+        return
+    # The backend stays (its listener is another program's, or closed): only this connection goes.
+    there = by_location.get(connection.new)
+    if there is not None and there.service == service:
+        _put(made.switch, rows.pin_to_backend(connection.peer, identity, service, there.id))
+    else:
+        _put(made.switch, rows.pin_to_location(connection.peer, identity, connection.new))
+
+
+def _put(into: dict[Key, Row], row: Row) -> None:
+    into[row.key] = row

@@ -1,0 +1,300 @@
+"""The network's part of a migration (migration.steering.Steering) on the load balancer's switch.
+
+The methods are called from the migration's thread and run as coroutines on the controller's loop. Every move keeps
+what its rows were before, for the way back; a move that this controller has never seen (it was restarted in the
+middle) is taken back by planning the reverse one from the rows that are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from controllers import relocation, rows
+from controllers.drain import BacklogFlusher, Tap
+from controllers.errors import ControllerError
+from controllers.frames import marker
+from controllers.hosts import Host, Hosts
+from controllers.loadbalancer import LoadBalancer
+from controllers.relocation import Plan
+from controllers.rows import Key, Row
+from controllers.switchlink import OP_RESUME
+from migration.steering import Endpoint, HeldStats, Move, SteeringError
+
+LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_CALL_S = 30.0
+_RELEASE_ROUNDS = 3
+_MARKER_S = 2.0
+_MARKER_AGAIN_S = 0.05
+
+
+@dataclass
+class _Active:
+    """A move under way."""
+
+    move: Move
+    hold: int
+    plan: Plan = field(default_factory=Plan)
+    before: dict[Key, Row | None] = field(default_factory=dict)
+    held: set[Endpoint] = field(default_factory=set)
+    switched: bool = False
+    tap: Tap | None = None
+
+
+class SwitchSteering:
+    """Steer migrations by rows of the load balancer; the methods are those of migration.steering.Steering."""
+
+    def __init__(
+        self, balancer: LoadBalancer, hosts: Hosts, loop: asyncio.AbstractEventLoop, holding: bool = True
+    ) -> None:
+        self.holding = holding
+        """False leaves packets unheld: only to show what the hold is good for."""
+        self._balancer = balancer
+        self._hosts = hosts
+        self._loop = loop
+        self._moves: dict[str, _Active] = {}
+        self._hold_ids = itertools.count(1)
+        self._flusher = BacklogFlusher()
+
+    def close(self) -> None:
+        """Let go of sockets and threads."""
+        for active in self._moves.values():
+            self._close_tap(active)
+        self._flusher.close()
+
+    # ---- the seam
+
+    def prepare(self, move: Move) -> None:
+        """Make what the program will send from its new location carry its identity."""
+        self._call(self._prepare(move))
+
+    def hold(self, move: Move) -> None:
+        """Keep every packet for the endpoints, and wait for those that had passed."""
+        self._call(self._hold(move))
+
+    def extend(self, move: Move) -> None:
+        """Prepare and hold what the image has more than /proc had."""
+        self._call(self._extend(move))
+
+    def switch_over(self, move: Move) -> None:
+        """Send the endpoints' packets to their new location from now on."""
+        self._call(self._switch_over(move))
+
+    def release(self, move: Move) -> HeldStats:
+        """Send on what was held, in order, and stop holding."""
+        return self._call(self._release(move))
+
+    def switch_back(self, move: Move) -> None:
+        """Undo prepare and switch_over."""
+        self._call(self._switch_back(move))
+
+    def finish(self, move: Move) -> None:
+        """Forget the old location."""
+        self._call(self._finish(move))
+
+    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(_CALL_S)
+        except ControllerError as ex:
+            raise SteeringError(str(ex)) from ex
+        except TimeoutError as ex:
+            future.cancel()
+            raise SteeringError(f"the network did not follow within {_CALL_S:g} s") from ex
+
+    # ---- prepare
+
+    def _active(self, move: Move) -> _Active:
+        active = self._moves.get(move.id)
+        if active is None:
+            hold = next(self._hold_ids)
+            while hold in self._balancer.receiver.holds or self._hold_in_use(hold):
+                hold = next(self._hold_ids)
+            active = self._moves[move.id] = _Active(move, hold)
+        return active
+
+    def _hold_in_use(self, hold: int) -> bool:
+        return any(row.table == "hold" and row.params == (hold,) for row in self._balancer.table.values())
+
+    async def _prepare(self, move: Move) -> None:
+        active = self._active(move)
+        source = self._host(move.source)
+        self._plan(active, move)
+        await self._balancer.write(active.plan.prepare.values())
+        if active.tap is None and self.holding:
+            active.tap = await self._loop.run_in_executor(None, Tap, source)
+
+    def _plan(self, active: _Active, move: Move) -> None:
+        """Plan a move, and remember what its keys had before the first of them was written."""
+        active.move = move
+        active.plan = relocation.plan(self._balancer.table, self._balancer.model.backends.values(), move)
+        for key in active.plan.touched():
+            active.before.setdefault(key, self._balancer.table.get(key))
+
+    def _host(self, name: str) -> Host:
+        host = self._hosts.get(name)
+        if host is None:
+            raise SteeringError(f"host {name!r} is not part of the network")
+        return host
+
+    # ---- hold
+
+    async def _hold(self, move: Move) -> None:
+        if not self.holding:
+            return
+        active = self._active(move)
+        if active.plan.locations.issubset(active.held) and active.held:
+            return
+        if not active.plan.locations:
+            self._plan(active, move)
+        self._balancer.receiver.hold_queue(active.hold)
+        active.held |= active.plan.locations
+        await self._balancer.write([rows.hold_for(location, active.hold) for location in active.held])
+        await self._drain(active)
+
+    async def _drain(self, active: _Active) -> None:
+        """Wait until nothing that passed before the hold is still on its way."""
+        host = self._host(active.move.source)
+        if active.tap is None:
+            active.tap = await self._loop.run_in_executor(None, Tap, host)
+        link = self._balancer.link
+        deadline = time.monotonic() + _MARKER_S
+        while True:
+            token = os.urandom(16)
+            # As if it came in on the port it will leave by: any port does, nothing is looked up by it.
+            await link.packets_out(OP_RESUME, active.hold, [(host.port, marker(host.address, token))])
+            if await active.tap.wait_for(token, _MARKER_AGAIN_S):
+                break
+            if time.monotonic() > deadline:
+                raise SteeringError(f"a packet sent to {host.name} ({host.address}) did not arrive there")
+        await link.barrier()
+        await self._flusher.flush()
+
+    async def _extend(self, move: Move) -> None:
+        active = self._active(move)
+        earlier = set(active.plan.prepare)
+        self._plan(active, move)
+        superfluous = earlier - active.plan.touched()
+        await self._restore(active, superfluous)
+        await self._balancer.write(active.plan.prepare.values())
+        if active.plan.locations - active.held:
+            await self._hold(move)
+
+    async def _restore(self, active: _Active, keys: set[Key]) -> None:
+        """Put keys back to what they were before the move."""
+        before = {key: active.before.get(key) for key in keys}
+        upserts = [row for row in before.values() if row is not None]
+        await self._balancer.write(upserts, [key for key, row in before.items() if row is None])
+
+    # ---- switch over, and back
+
+    async def _switch_over(self, move: Move) -> None:
+        active = self._active(move)
+        if active.switched:
+            return
+        if not active.plan.locations:
+            self._plan(active, move)
+        await self._balancer.write(active.plan.switch.values(), active.plan.switch_deletes)
+        active.switched = True
+        for backend, (_, new) in active.plan.backends.items():
+            self._balancer.relocated(backend, new)
+
+    async def _switch_back(self, move: Move) -> None:
+        active = self._moves.get(move.id)
+        if active is None:
+            await self._switch_back_unknown(move)
+            return
+        await self._restore(active, set(active.before))
+        if active.switched:
+            for backend, (old, _) in active.plan.backends.items():
+                self._balancer.relocated(backend, old)
+        active.switched = False
+        active.before.clear()
+        active.plan = Plan(locations=active.plan.locations)
+        self._close_tap(active)
+        self._forget_if_done(active)
+
+    async def _switch_back_unknown(self, move: Move) -> None:
+        """Go back without having been there: what lives at the new location now came from this move."""
+        table, backends = self._balancer.table, self._balancer.model.backends.values()
+        back = relocation.plan(table, backends, relocation.reverse(move))
+        await self._balancer.write(back.prepare.values())
+        await self._balancer.write(back.switch.values(), back.switch_deletes)
+        await self._balancer.write((), back.finish_deletes)
+        for backend, (_, old) in back.backends.items():
+            self._balancer.relocated(backend, old)
+
+    # ---- release
+
+    async def _release(self, move: Move) -> HeldStats:
+        active = self._moves.get(move.id)
+        locations = {e for x in move.listeners for e in (x.old, x.new)}
+        locations |= {e for y in move.connections for e in (y.old, y.new)}
+        held = locations | (active.held if active is not None else set())
+        keys = [key for location in held if (key := rows.hold_key(location)) in self._balancer.table]
+        ids = {self._balancer.table[key].params[0] for key in keys} | ({active.hold} if active else set())
+        for hold in ids:
+            await self._send_on(hold)
+        await self._balancer.write((), keys)
+        stats = HeldStats()
+        for hold in ids:
+            await self._balancer.link.barrier()
+            await self._resend(hold)
+            queue = self._balancer.receiver.holds.pop(hold, None)
+            if queue is not None:
+                stats = HeldStats(
+                    stats.packets + queue.packets, stats.bytes + queue.bytes, stats.dropped + queue.dropped
+                )
+        if active is not None:
+            active.held.clear()
+            self._forget_if_done(active)
+        self._balancer.held_total.add(stats)
+        return stats
+
+    async def _send_on(self, hold: int) -> None:
+        """Empty a queue while its hold still stands, so that what comes meanwhile queues behind.
+
+        A busy program's packets never cease to come: after a few rounds the rest is what came within one barrier.
+        """
+        for _ in range(_RELEASE_ROUNDS):
+            await self._resend(hold)
+            await self._balancer.link.barrier()
+            if not self._balancer.receiver.holds.get(hold):
+                return
+
+    async def _resend(self, hold: int) -> int:
+        queue = self._balancer.receiver.holds.get(hold)
+        packets = queue.take_all() if queue is not None else []
+        await self._balancer.link.packets_out(OP_RESUME, hold, [(p.port, p.frame) for p in packets])
+        return len(packets)
+
+    # ---- finish
+
+    async def _finish(self, move: Move) -> None:
+        active = self._moves.get(move.id)
+        if active is None:
+            return
+        if active.switched:
+            await self._balancer.write((), active.plan.finish_deletes)
+        active.before.clear()
+        active.plan = Plan()
+        self._close_tap(active)
+        self._forget_if_done(active)
+
+    def _close_tap(self, active: _Active) -> None:
+        if active.tap is not None:
+            active.tap.close()
+            active.tap = None
+
+    def _forget_if_done(self, active: _Active) -> None:
+        """Drop the memory of a move that neither holds anything nor can go back any more."""
+        if not active.held and not active.before:
+            self._moves.pop(active.move.id, None)

@@ -1,0 +1,327 @@
+"""The connection to one switch, on finsy: it comes back whenever it is lost.
+
+Life of a connection: wait until the switch's port answers, open the stream and take mastership, push the pipeline
+if the switch does not have it (finsy compares cookies), configure the digest, read the tables, hand them to
+`on_ready` (which restores or adopts them), and be ready until the stream ends or another controller takes over.
+
+All stream messages reach the listener in the order in which they came; see `barrier` for what follows from that.
+Where it stops: one stream, no roles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import finsy
+
+from controllers.codec import RowCodec
+from controllers.config import SwitchConfig
+from controllers.errors import (
+    BarrierTimeout,
+    ConfigError,
+    NotPrimary,
+    SwitchError,
+    SwitchNotReady,
+    WriteRefused,
+)
+from controllers.rows import Change, Row
+
+LOG = logging.getLogger(__name__)
+
+OP_SEND, OP_RESUME, OP_BARRIER = 0, 1, 2
+REASON_BARRIER, REASON_HELD, REASON_GUARDED, REASON_DIRECT = 1, 2, 3, 4
+"""As in load_balancer.p4."""
+
+DIGEST = "connection_event_t"
+DIGEST_TIMEOUT_NS = 1_000_000
+DIGEST_LIST = 64
+_QUEUE = 1 << 20
+_BATCH = 4096
+_POLL_S = 0.02
+_BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_BARRIER_S = 5.0
+
+
+class StreamListener(Protocol):
+    """Who hears what a switch reports. The methods must not wait."""
+
+    def on_packet(self, reason: int, port: int, id: int, frame: bytes) -> None:
+        """Take a packet-in (never a barrier)."""
+
+    def on_digest(self, events: Sequence[dict[str, int]]) -> None:
+        """Take a list of connection events."""
+
+
+OnReady = Callable[["SwitchLink", list[Row]], Awaitable[None]]
+
+
+class SwitchLink:
+    """One switch: connected or not, ready or not."""
+
+    def __init__(
+        self, config: SwitchConfig, on_ready: OnReady, listener: StreamListener | None = None
+    ) -> None:
+        self.config = config
+        self.state = "connecting"
+        self.connects = 0
+        self.ready = asyncio.Event()
+        self._on_ready = on_ready
+        self._listener = listener
+        self._switch: finsy.Switch | None = None
+        self._codec: RowCodec | None = None
+        self._barriers: dict[int, asyncio.Future[None]] = {}
+        self._tokens = itertools.count(1)
+
+    @property
+    def name(self) -> str:
+        """Return the switch's name."""
+        return self.config.name
+
+    @property
+    def codec(self) -> RowCodec:
+        """Return the translator of rows; it is known once the P4Info was read."""
+        if self._codec is None:
+            raise SwitchNotReady(f"switch {self.name} at {self.config.addr} is not connected")
+        return self._codec
+
+    async def run(self) -> None:
+        """Keep the connection until cancelled; raises ConfigError when the program's files cannot be used."""
+        options = self._options()
+        attempt = 0
+        while True:
+            await self._wait_for_port()
+            switch = finsy.Switch(self.name, self.config.addr, options)
+            before = self.connects
+            try:
+                await self._session(switch)
+            except (finsy.P4ClientError, OSError, RuntimeError, SwitchError) as ex:
+                LOG.warning("switch %s: %s", self.name, _reason(ex))
+            finally:
+                self._lost()
+            attempt = 0 if self.connects > before else attempt + 1
+            await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+
+    def _options(self) -> finsy.SwitchOptions:
+        for path in (self.config.p4info, self.config.bmv2_json):
+            if path is not None and not path.is_file():
+                raise ConfigError(f"switch {self.name}: {path} is not there")
+        return finsy.SwitchOptions(
+            p4info=self.config.p4info, p4blob=self.config.bmv2_json, device_id=self.config.id
+        )
+
+    async def _wait_for_port(self) -> None:
+        """Wait until somebody listens: gRPC's own retries begin with a second's pause."""
+        host, _, port = self.config.addr.rpartition(":")
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            except OSError:
+                await asyncio.sleep(_POLL_S)
+                continue
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            return
+
+    async def _session(self, switch: finsy.Switch) -> None:
+        """Serve one connection until it ends."""
+        down, events = asyncio.Event(), asyncio.Queue[bool]()
+        switch.ee.on(finsy.SwitchEvent.CHANNEL_READY, lambda _: events.put_nowait(switch.is_primary))
+        switch.ee.on(finsy.SwitchEvent.CHANNEL_DOWN, lambda _: down.set())
+        async with contextlib.AsyncExitStack() as stack:
+            if self._listener is not None:
+                for reader in (self._read_packets(switch), self._read_digests(switch)):
+                    await stack.enter_async_context(_running(reader))
+                await asyncio.sleep(0)  # both have opened their queues when the stream begins
+            await stack.enter_async_context(switch)
+            ended = await stack.enter_async_context(_running(down.wait()))
+            self._switch, self._codec = switch, RowCodec(switch.p4info)
+            while not ended.done():
+                change = asyncio.ensure_future(events.get())
+                await asyncio.wait({change, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if not change.done():
+                    change.cancel()
+                    break
+                await self._role(change.result())
+
+    async def _role(self, primary: bool) -> None:
+        """Set the tables up as the primary, or stand back as a backup."""
+        self.ready.clear()
+        if not primary:
+            self.state = "backup"
+            LOG.warning("switch %s: another controller is in charge", self.name)
+            return
+        self.state = "setting up"
+        if self._listener is not None:
+            await self._configure_digest()
+        await self._on_ready(self, await self.read_rows())
+        self.state = "ready"
+        self.connects += 1
+        self.ready.set()
+
+    def _lost(self) -> None:
+        self._switch = None
+        self.state = "connecting"
+        self.ready.clear()
+        for waiting in self._barriers.values():
+            if not waiting.done():
+                waiting.set_exception(SwitchNotReady(f"switch {self.name} was lost"))
+        self._barriers.clear()
+
+    def _connected(self) -> finsy.Switch:
+        if self._switch is None:
+            raise SwitchNotReady(f"switch {self.name} at {self.config.addr} is not connected")
+        if self.state == "backup":
+            raise NotPrimary(f"another controller is in charge of switch {self.name}")
+        return self._switch
+
+    # ---- stream
+
+    async def _read_packets(self, switch: finsy.Switch) -> None:
+        assert self._listener is not None
+        async for packet in switch.read_packets(queue_size=_QUEUE):
+            reason, id = packet["reason"], packet["id"]
+            if reason != REASON_BARRIER:
+                self._listener.on_packet(reason, packet["port"], id, packet.payload)
+                continue
+            waiting = self._barriers.pop(id, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+
+    async def _read_digests(self, switch: finsy.Switch) -> None:
+        assert self._listener is not None
+        async for digest in switch.read_digests(DIGEST, queue_size=_QUEUE):
+            self._listener.on_digest(digest.data)
+            await switch.write([digest.ack()])
+
+    async def _configure_digest(self) -> None:
+        entry = finsy.P4DigestEntry(
+            DIGEST, max_list_size=DIGEST_LIST, max_timeout_ns=DIGEST_TIMEOUT_NS, ack_timeout_ns=100_000_000
+        )
+        switch = self._connected()
+        try:
+            await switch.insert([entry])
+        except finsy.P4ClientError as ex:
+            if not all(e.canonical_code == finsy.GRPCStatusCode.ALREADY_EXISTS for e in ex.details.values()):
+                raise
+            await switch.modify([entry])
+
+    async def packets_out(self, operation: int, id: int, frames: Sequence[tuple[int, bytes]]) -> None:
+        """Send (port, frame) pairs in order."""
+        switch = self._connected()
+        for port, frame in frames:
+            message = finsy.P4PacketOut(frame, port=port, operation=operation, id=id)
+            try:
+                await switch.write([message])
+            except finsy.P4ClientError as ex:
+                raise SwitchNotReady(f"switch {self.name}: {_reason(ex)}") from ex
+
+    async def barrier(self, timeout: float = _BARRIER_S) -> None:
+        """Return when the switch has handled all that was sent to it, and the listener all that it had reported.
+
+        The switch gives the barrier back behind its earlier packet-ins. An earlier digest may still wait in the
+        switch for its list to fill (at most DIGEST_TIMEOUT_NS), or come out of a thread of its own (BMv2).
+        """
+        token = next(self._tokens)
+        waiting = asyncio.get_running_loop().create_future()
+        self._barriers[token] = waiting
+        try:
+            await self.packets_out(OP_BARRIER, token, [(0, b"\0" * 14)])
+            await asyncio.wait_for(waiting, timeout)
+        except asyncio.TimeoutError as ex:
+            raise BarrierTimeout(f"switch {self.name} did not answer a barrier within {timeout:g} s") from ex
+        finally:
+            self._barriers.pop(token, None)
+        # finsy has put earlier digests into their queue before it saw the barrier; their reader was woken then.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    # ---- tables
+
+    async def write(self, changes: Sequence[Change]) -> dict[int, str]:
+        """Write changes in order, in requests of bounded size; return the refused ones with the reason."""
+        switch, codec = self._connected(), self.codec
+        refused: dict[int, str] = {}
+        for start in range(0, len(changes), _BATCH):
+            updates = [codec.update(change) for change in changes[start : start + _BATCH]]
+            try:
+                await switch.write(updates)
+            except finsy.P4ClientError as ex:
+                if not ex.details:
+                    raise WriteRefused(f"switch {self.name} did not take a write: {_reason(ex)}") from ex
+                refused |= {
+                    start + at: f"{e.canonical_code.name} {e.message}" for at, e in ex.details.items()
+                }
+            except ValueError as ex:
+                raise WriteRefused(f"switch {self.name} cannot hold this: {ex}") from ex
+        return refused
+
+    async def set_defaults(self, entries: Sequence[finsy.P4TableEntry]) -> None:
+        """Set tables' default actions."""
+        try:
+            await self._connected().modify(entries)
+        except finsy.P4ClientError as ex:
+            raise WriteRefused(f"switch {self.name} refused a default action: {_reason(ex)}") from ex
+        except ValueError as ex:
+            raise ConfigError(f"switch {self.name}: {ex}") from ex
+
+    async def read_rows(self) -> list[Row]:
+        """Read every row of every table that may be written."""
+        rows: list[Row] = []
+        for table in self.codec.tables:
+            rows += [
+                self.codec.row(e)
+                async for e in self._read(finsy.P4TableEntry(table))
+                if not e.is_default_action
+            ]
+        return rows
+
+    async def read_connection_counters(self) -> AsyncIterator[tuple[Row, int]]:
+        """Read the pins with their packet counts."""
+        wanted = finsy.P4TableEntry("connection", counter_data=finsy.P4CounterData())
+        async for entry in self._read(wanted):
+            count = entry.counter_data.packet_count if entry.counter_data is not None else 0
+            yield self.codec.row(entry), count
+
+    async def read_counters(self, name: str) -> dict[int, tuple[int, int]]:
+        """Read an indirect counter: (packets, bytes) of every cell that is not zero."""
+        return {
+            entry.index or 0: (entry.packet_count, entry.byte_count)
+            async for entry in self._read(finsy.P4CounterEntry(name))
+            if entry.packet_count
+        }
+
+    async def _read(self, entity: Any) -> AsyncIterator[Any]:
+        """Read with a pause now and then: decoding many entries must not stop the packets."""
+        try:
+            count = 0
+            async for entry in self._connected().read(entity):  # type: ignore[attr-defined]
+                yield entry
+                count += 1
+                if count % 256 == 0:
+                    await asyncio.sleep(0)
+        except finsy.P4ClientError as ex:
+            raise SwitchError(f"switch {self.name} did not answer a read: {_reason(ex)}") from ex
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Any) -> AsyncIterator[asyncio.Future[Any]]:
+    """Run a coroutine beside the block, and end it with the block."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _reason(ex: Exception) -> str:
+    if isinstance(ex, finsy.P4ClientError):
+        return f"{ex.code.name} {ex.message}"
+    return str(ex) or type(ex).__name__
