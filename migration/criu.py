@@ -1,0 +1,230 @@
+"""CRIU: where it is, and a worker (`criu swrk`) that is driven over its RPC.
+
+Protocol buffers come from pycriu, which belongs to the CRIU that set-up installed. A worker serves one
+request. While it works it sends notifications and waits for each answer; that is how a migration stops it at
+the right places:
+
+- a dump at `pre-dump`: everything about the kernel is probed, no process has been touched yet;
+- a dump at `post-dump`: the image is complete, the processes are frozen; "no" lets them run on;
+- a restore at `post-restore`: everything is built but nothing has run, TCP sockets are in repair mode;
+  "no" kills what was built.
+
+A restore has no notification before it reads the image. Its inventory.img is a FIFO, and the worker waits
+there until `Gate.open` writes the real one.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .custody import PROJECT, Custody
+from .errors import CriuFailed, CriuMissing
+
+RPC_TIMEOUT = 300.0
+PRIVATE = PROJECT / ".p4ferry"
+DUMP_LOG = "dump.log"
+RESTORE_LOG = "restore.log"
+# Errors and warnings only: writing the whole debug log takes time while the program stands still.
+LOG_LEVEL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Criu:
+    """A CRIU binary and the Python modules of its image format."""
+
+    binary: Path
+    rpc: Any
+    fdinfo: Any
+
+    @staticmethod
+    def find(binary: Path | None = None, python: Path | None = None) -> Criu:
+        """Take what was named, else $P4FERRY_CRIU, else the private CRIU of this checkout, else PATH's."""
+        chosen = binary or _from_environment() or _private() or _on_path()
+        if chosen is None:
+            raise CriuMissing("CRIU is not installed: run `make setup`, or name its binary in P4FERRY_CRIU")
+        try:
+            done = subprocess.run([chosen, "--version"], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired) as ex:
+            raise CriuMissing(f"CRIU at {chosen} cannot be run ({ex}): run `make setup` again") from ex
+        if done.returncode != 0 or "Version" not in done.stdout:
+            said = (done.stderr or done.stdout).strip().splitlines()[-1:] or [
+                f"exit status {done.returncode}"
+            ]
+            raise CriuMissing(f"CRIU at {chosen} does not work ({said[0]}): run `make setup` again")
+        return Criu(chosen, *_import_pycriu(python or PRIVATE / "python"))
+
+
+def _from_environment() -> Path | None:
+    value = os.environ.get("P4FERRY_CRIU")
+    return Path(value) if value else None
+
+
+def _private() -> Path | None:
+    path = PRIVATE / "bin" / "criu"
+    return path if path.exists() else None
+
+
+def _on_path() -> Path | None:
+    found = shutil.which("criu")
+    return Path(found) if found else None
+
+
+def _import_pycriu(folder: Path) -> tuple[Any, Any]:
+    if folder.is_dir() and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    try:
+        # files.img holds the messages of fdinfo.proto.
+        return importlib.import_module("pycriu.rpc_pb2"), importlib.import_module("pycriu.images.fdinfo_pb2")
+    except ImportError as ex:
+        raise CriuMissing(f"the Python package pycriu is missing ({ex}): run `make setup`") from ex
+
+
+class Worker:
+    """One `criu swrk` in the namespaces of a host, for one dump or restore."""
+
+    def __init__(self, criu: Criu, custody: Custody, host: int, action: str, log: Path) -> None:
+        self._rpc = criu.rpc
+        self._custody = custody
+        self._action = action
+        self._log = log
+        self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other:
+            self.pid = custody.start_criu(host, [str(criu.binary), "swrk", "3"], other)
+        self._socket.settimeout(RPC_TIMEOUT)
+
+    def request(self, kind: str, images: Path, *, pid: int | None = None, lock: str = "SKIP") -> None:
+        """Send the request: DUMP of `pid` into, or RESTORE from, the folder `images`."""
+        request = self._rpc.criu_req(type=getattr(self._rpc, kind))
+        options = request.opts
+        options.images_dir_fd = -1
+        options.images_dir = str(images)
+        options.log_file = self._log.name
+        options.log_level = LOG_LEVEL
+        options.tcp_established = True
+        options.file_locks = True
+        options.link_remap = True
+        options.ghost_limit = 64 << 20
+        options.notify_scripts = True
+        options.network_lock = getattr(self._rpc, lock)
+        options.manage_cgroups = False
+        options.manage_cgroups_mode = self._rpc.IGNORE
+        if pid is not None:
+            options.pid = pid
+        else:
+            # The restored processes become children of the keeper.
+            options.rst_sibling = True
+        self._send(request)
+
+    def wait_for(self, script: str) -> int:
+        """Agree to every notification up to `script`, which stays unanswered; return the PID it names."""
+        while True:
+            response = self._receive()
+            if response.type != self._rpc.NOTIFY:
+                raise self.failure()
+            if response.notify.script == script:
+                return int(response.notify.pid)
+            self.answer(True)
+
+    def answer(self, agree: bool) -> None:
+        """Answer the notification that `wait_for` returned at."""
+        self._send(self._rpc.criu_req(type=self._rpc.NOTIFY, notify_success=agree))
+
+    def finish(self) -> None:
+        """Agree to the remaining notifications until CRIU reports success."""
+        while True:
+            response = self._receive()
+            if response.type == self._rpc.NOTIFY:
+                self.answer(True)
+            elif response.success:
+                return
+            else:
+                raise self.failure()
+
+    def close(self) -> None:
+        """Hang up (CRIU then lets a frozen program run on, and kills a half-built one) and see it end."""
+        self._socket.close()
+        if not self._custody.wait(self.pid, 5.0):
+            self._custody.kill(self.pid, 9)
+            self._custody.wait(self.pid, 5.0)
+
+    def _send(self, message: Any) -> None:
+        try:
+            self._socket.send(message.SerializeToString())
+        except OSError as ex:
+            raise self.failure() from ex
+
+    def _receive(self) -> Any:
+        try:
+            data = self._socket.recv(1 << 16)
+        except OSError as ex:
+            raise self.failure() from ex
+        if not data:
+            raise self.failure()
+        response = self._rpc.criu_resp()
+        response.ParseFromString(data)
+        return response
+
+    def failure(self) -> CriuFailed:
+        """Describe why CRIU gave up."""
+        return CriuFailed(self._action, error_lines(self._log))
+
+
+def error_lines(log: Path) -> list[str]:
+    """Return what CRIU logged as errors, without time stamps and source positions."""
+    try:
+        text = log.read_text(errors="replace")
+    except OSError:
+        return []
+    lines = []
+    for line in text.splitlines():
+        # "(00.024135)  1234: Error (criu/files.c:123): what happened"
+        _, found, rest = line.partition("Error (")
+        if found:
+            lines.append(rest.partition("): ")[2] or rest)
+    return lines
+
+
+class Gate:
+    """A FIFO in the place of an image file, at which a CRIU restore waits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        os.mkfifo(path, 0o600)
+
+    def wait_for(self, pid: int, timeout: float) -> bool:
+        """Wait until a process stands at the gate; say whether it does."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                if "partner" in Path(f"/proc/{pid}/wchan").read_text():  # fifo_open: wait_for_partner()
+                    return True
+            except OSError:
+                return False
+            time.sleep(0.002)
+        return False
+
+    def open(self, content: bytes, timeout: float = 10.0) -> None:
+        """Hand the file to the reader that waits for it."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                # Opens only when a reader is there; one that is blocked in open() counts as well.
+                fd = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError as ex:
+                if ex.errno != errno.ENXIO or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.001)
+        with os.fdopen(fd, "wb", buffering=0) as pipe:
+            if pipe.write(content) != len(content):
+                raise ValueError(f"{self._path.name} is larger than a pipe holds ({len(content)} bytes)")

@@ -1,0 +1,134 @@
+"""Asking the kernel about sockets (sock_diag), in any network namespace, without a child process.
+
+Written against <linux/sock_diag.h>, <linux/inet_diag.h> and <linux/unix_diag.h>. One dump of a few hundred
+sockets takes well under a millisecond, which matters because one is made while programs stand still.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from .inet import Address, InetSocket, plain
+from .namespaces import in_netns
+
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY = 20
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+NLM_F_REQUEST = 1
+NLM_F_DUMP = 0x300
+UDIAG_SHOW_PEER = 0x4
+UNIX_DIAG_PEER = 2
+ALL_STATES = 0xFFFFFFFF
+RECEIVE_SIZE = 1 << 17
+
+_NLMSG = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+# family, protocol, extensions, padding, states; then inet_diag_sockid (48 bytes, all zero: every socket)
+_INET_REQUEST = struct.Struct("=BBBxI48x")
+# family, state, timer, retrans, [sport, dport] big endian, src, dst, interface, cookie
+_INET_MESSAGE = struct.Struct("=BBBB2s2s16s16sI8s")
+# expires, receive queue, send queue, uid, inode
+_INET_REST = struct.Struct("=IIIII")
+# family, protocol, padding, states, inode, show, cookie
+_UNIX_REQUEST = struct.Struct("=BBHIII8s")
+_UNIX_MESSAGE = struct.Struct("=BBBxI8s")  # family, type, state, inode, cookie
+_ATTRIBUTE = struct.Struct("=HH")
+
+
+@dataclass(frozen=True, slots=True)
+class UnixSocket:
+    """A UNIX socket and the inode of the one that it is connected to (0: none)."""
+
+    inode: int
+    peer: int
+
+
+class Diag:
+    """An open sock_diag socket in the network namespace of a process."""
+
+    def __init__(self, pid: int) -> None:
+        self._socket = in_netns(
+            pid,
+            lambda: socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+            ),
+        )
+        self._socket.settimeout(5)
+
+    def inet(self) -> list[InetSocket]:
+        """List all TCP and UDP sockets."""
+        found = []
+        for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+            for family in (socket.AF_INET, socket.AF_INET6):
+                request = _INET_REQUEST.pack(family, protocol, 0, ALL_STATES)
+                found += [_parse_inet(protocol, message) for message in self._dump(request)]
+        return found
+
+    def unix(self) -> list[UnixSocket]:
+        """List all UNIX sockets."""
+        request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, ALL_STATES, 0, UDIAG_SHOW_PEER, b"\xff" * 8)
+        return [_parse_unix(message) for message in self._dump(request)]
+
+    def _dump(self, request: bytes) -> Iterator[bytes]:
+        flags = NLM_F_REQUEST | NLM_F_DUMP
+        self._socket.send(_NLMSG.pack(_NLMSG.size + len(request), SOCK_DIAG_BY_FAMILY, flags, 0, 0) + request)
+        while True:
+            data = self._socket.recv(RECEIVE_SIZE)
+            at = 0
+            while at < len(data):
+                length, kind, *_ = _NLMSG.unpack_from(data, at)
+                if kind == NLMSG_DONE:
+                    return
+                if kind == NLMSG_ERROR:
+                    (number,) = struct.unpack_from("=i", data, at + _NLMSG.size)
+                    raise OSError(-number, "sock_diag")
+                yield data[at + _NLMSG.size : at + length]
+                at += (length + 3) & ~3
+
+    def close(self) -> None:
+        """Close the netlink socket."""
+        self._socket.close()
+
+    def __enter__(self) -> Diag:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _address(family: int, packed: bytes) -> Address:
+    if family == socket.AF_INET:
+        return IPv4Address(packed[:4])
+    return plain(IPv6Address(packed))
+
+
+def _parse_inet(protocol: int, message: bytes) -> InetSocket:
+    family, state, _, _, sport, dport, source, target, _, _ = _INET_MESSAGE.unpack_from(message)
+    _, receive_queue, send_queue, _, inode = _INET_REST.unpack_from(message, _INET_MESSAGE.size)
+    return InetSocket(
+        protocol=protocol,
+        state=state,
+        local=_address(family, source),
+        local_port=int.from_bytes(sport, "big"),
+        remote=_address(family, target),
+        remote_port=int.from_bytes(dport, "big"),
+        inode=inode,
+        receive_queue=receive_queue,
+        send_queue=send_queue,
+    )
+
+
+def _parse_unix(message: bytes) -> UnixSocket:
+    *_, inode, _ = _UNIX_MESSAGE.unpack_from(message)
+    peer = 0
+    at = _UNIX_MESSAGE.size
+    while at + _ATTRIBUTE.size <= len(message):
+        length, kind = _ATTRIBUTE.unpack_from(message, at)
+        if kind == UNIX_DIAG_PEER:
+            (peer,) = struct.unpack_from("=I", message, at + _ATTRIBUTE.size)
+        at += max((length + 3) & ~3, _ATTRIBUTE.size)
+    return UnixSocket(inode, peer)

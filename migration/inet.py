@@ -1,0 +1,163 @@
+"""Internet sockets as a migration sees them, whether read from the kernel or from an image. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address
+
+from .steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener
+
+Address = IPv4Address | IPv6Address
+
+
+class State(IntEnum):
+    """The kernel's socket states (include/net/tcp_states.h); UDP uses ESTABLISHED and CLOSE."""
+
+    ESTABLISHED = 1
+    SYN_SENT = 2
+    SYN_RECV = 3
+    FIN_WAIT1 = 4
+    FIN_WAIT2 = 5
+    TIME_WAIT = 6
+    CLOSE = 7
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
+    LISTEN = 10
+    CLOSING = 11
+    NEW_SYN_RECV = 12
+    BOUND_INACTIVE = 13
+
+
+@dataclass(frozen=True, slots=True)
+class InetSocket:
+    """One socket; v4-mapped IPv6 addresses are kept as the IPv4 addresses that they are on the wire."""
+
+    protocol: int
+    state: int
+    local: Address
+    local_port: int
+    remote: Address
+    remote_port: int
+    inode: int = 0
+    receive_queue: int = 0
+    send_queue: int = 0
+
+    @property
+    def is_bound_to_any(self) -> bool:
+        """Say whether the socket takes packets for every local address."""
+        return self.local.is_unspecified
+
+    @property
+    def is_connection(self) -> bool:
+        """Say whether the socket has a peer."""
+        return self.remote_port != 0 and self.state not in (State.LISTEN, State.CLOSE)
+
+    @property
+    def is_receiver(self) -> bool:
+        """Say whether the socket waits for strangers: a listener, or an unconnected UDP socket with a port."""
+        if self.protocol == IpProtocol.TCP:
+            return self.state == State.LISTEN
+        return self.local_port != 0 and not self.is_connection
+
+    def __str__(self) -> str:
+        name = IpProtocol(self.protocol).name if self.protocol in (6, 17) else f"protocol {self.protocol}"
+        text = f"{name} {self.local}:{self.local_port}"
+        return f"{text} to {self.remote}:{self.remote_port}" if self.is_connection else text
+
+
+def plain(address: Address) -> Address:
+    """Turn a v4-mapped IPv6 address into its IPv4 address; leave others as they are."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped if mapped is not None else address
+
+
+# Local port and peer of a connection, as the program sees them.
+Flow = tuple[int, int, Address, int]
+
+
+def flow(socket: InetSocket) -> Flow:
+    """Name a connection apart from its local address."""
+    return socket.protocol, socket.local_port, socket.remote, socket.remote_port
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """How local addresses change: the host's own one, and the ports of single connections."""
+
+    old: IPv4Address
+    new: IPv4Address
+    ports: Mapping[Flow, int]
+
+    def port(self, socket: InetSocket) -> int:
+        """Return a socket's local port after the move."""
+        return self.ports.get(flow(socket), socket.local_port)
+
+    def apply(self, socket: InetSocket, internal: frozenset[tuple[Address, int]]) -> InetSocket:
+        """Return the socket as it is after the move.
+
+        `internal` holds the local ends of all moved sockets: a peer among them moves, too.
+        """
+        moves = socket.local == self.old
+        peer_moves = socket.remote == self.old and (socket.remote, socket.remote_port) in internal
+        return InetSocket(
+            protocol=socket.protocol,
+            state=socket.state,
+            local=self.new if moves else socket.local,
+            local_port=self.port(socket),
+            remote=self.new if peer_moves else socket.remote,
+            remote_port=socket.remote_port,
+            inode=socket.inode,
+            receive_queue=socket.receive_queue,
+            send_queue=socket.send_queue,
+        )
+
+
+def local_ends(sockets: Iterable[InetSocket], own: IPv4Address) -> frozenset[tuple[Address, int]]:
+    """Return where the sockets can be reached on their own host; those bound to any address count as `own`."""
+    return frozenset((own if s.is_bound_to_any else s.local, s.local_port) for s in sockets)
+
+
+def is_internal(socket: InetSocket, ends: frozenset[tuple[Address, int]]) -> bool:
+    """Say whether a connection's peer is among the moved sockets themselves."""
+    return (socket.remote, socket.remote_port) in ends
+
+
+def build_move(
+    identity: str, source: str, destination: str, sockets: Sequence[InetSocket], relocation: Relocation
+) -> Move:
+    """List what the network has to know of a move: listeners, and connections with peers elsewhere."""
+    ends = local_ends(sockets, relocation.old)
+    listeners: dict[MovedListener, None] = {}
+    connections: dict[MovedConnection, None] = {}
+    for socket in sockets:
+        if socket.protocol not in (IpProtocol.TCP, IpProtocol.UDP) or not is_outward(socket, relocation.old):
+            continue
+        protocol = IpProtocol(socket.protocol)
+        old = Endpoint(protocol, relocation.old, socket.local_port)
+        if socket.is_receiver:
+            listeners[MovedListener(old, Endpoint(protocol, relocation.new, socket.local_port))] = None
+        elif (
+            socket.is_connection and isinstance(socket.remote, IPv4Address) and not is_internal(socket, ends)
+        ):
+            new = Endpoint(protocol, relocation.new, relocation.port(socket))
+            peer = Endpoint(protocol, socket.remote, socket.remote_port)
+            connections[MovedConnection(old, new, peer)] = None
+    return Move(identity, source, destination, tuple(listeners), tuple(connections))
+
+
+def is_outward(socket: InetSocket, own: IPv4Address) -> bool:
+    """Say whether the socket can be reached from other hosts."""
+    return socket.is_bound_to_any or socket.local == own
+
+
+def reverse(move: Move) -> Move:
+    """Describe the way back."""
+    return Move(
+        f"{move.id}-back",
+        move.destination,
+        move.source,
+        tuple(MovedListener(m.new, m.old) for m in move.listeners),
+        tuple(MovedConnection(m.new, m.old, m.peer) for m in move.connections),
+    )

@@ -1,0 +1,105 @@
+"""The journal of one migration: JSON lines, each on disk before what it announces is done.
+
+A journal whose last line is not "end" belongs to a migration that its controller did not live to finish; see
+recovery.py. Keep the folder on a tmpfs: the programs do not survive a crash of the machine either, and an
+fsync of a disk would lengthen the freeze.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from .model import App, Host
+from .steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener
+
+
+class Journal:
+    """An open journal; `write` returns when the line is on disk."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("a")
+
+    def write(self, record: str, **facts: Any) -> None:
+        """Append one line."""
+        self._file.write(json.dumps({"record": record, **facts}) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file and leave it."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """The migration is over and nothing is left to finish or undo."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read a journal; a last line that was cut off by a crash does not count, for it was not acted upon."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, (IPv4Address, Path)) else value
+
+
+def _values(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in pairs}
+
+
+def app_to_json(app: App) -> dict[str, Any]:
+    """Write down a program and its host."""
+    return dict(asdict(app, dict_factory=_values))
+
+
+def app_from_json(data: Mapping[str, Any]) -> App:
+    """Read what app_to_json wrote."""
+    return App(data["name"], host_from_json(data["host"]), data["pid"], Path(data["log"]))
+
+
+def host_to_json(host: Host) -> dict[str, Any]:
+    """Write down a host."""
+    return dict(asdict(host, dict_factory=_values))
+
+
+def host_from_json(data: Mapping[str, Any]) -> Host:
+    """Read what host_to_json wrote."""
+    return Host(data["name"], data["pid"], IPv4Address(data["address"]))
+
+
+def move_to_json(move: Move) -> dict[str, Any]:
+    """Write down a move."""
+    return dict(asdict(move, dict_factory=_values))
+
+
+def move_from_json(data: Mapping[str, Any]) -> Move:
+    """Read what move_to_json wrote."""
+    return Move(
+        data["id"],
+        data["source"],
+        data["destination"],
+        tuple(MovedListener(_endpoint(m["old"]), _endpoint(m["new"])) for m in data["listeners"]),
+        tuple(
+            MovedConnection(_endpoint(m["old"]), _endpoint(m["new"]), _endpoint(m["peer"]))
+            for m in data["connections"]
+        ),
+    )
+
+
+def _endpoint(data: Mapping[str, Any]) -> Endpoint:
+    return Endpoint(IpProtocol(data["protocol"]), IPv4Address(data["address"]), data["port"])

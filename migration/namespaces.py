@@ -1,0 +1,90 @@
+"""Linux namespaces and process controls that Python's os module lacks before 3.12.
+
+Only thin wrappers; all raise OSError with the kernel's reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+# <linux/sched.h>
+CLONE_NEWNS = 0x00020000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+# <linux/prctl.h>
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+T = TypeVar("T")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Enter the namespace behind an open /proc/PID/ns file."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def unshare(kinds: int) -> None:
+    """Leave namespaces for new ones (CLONE_NEWPID: for the next child)."""
+    _check(_libc.unshare(kinds), "unshare")
+
+
+def prctl(option: int, value: int) -> None:
+    """Change a setting of the calling process."""
+    _check(_libc.prctl(option, value, 0, 0, 0), "prctl")
+
+
+def enter(path: Path, kind: int) -> None:
+    """Enter the namespace that a /proc/PID/ns file names."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(fd, kind)
+    finally:
+        os.close(fd)
+
+
+def enter_host(pid: int) -> None:
+    """Enter the network and the mount namespace of a process; the caller must have one thread only."""
+    own = Path("/proc/self/ns/mnt").stat()
+    net, mnt = Path(f"/proc/{pid}/ns/net"), Path(f"/proc/{pid}/ns/mnt")
+    other_mounts = mnt.stat() != own and mnt.stat().st_ino != own.st_ino
+    mnt_fd = os.open(mnt, os.O_RDONLY | os.O_CLOEXEC) if other_mounts else -1
+    enter(net, CLONE_NEWNET)
+    if mnt_fd >= 0:
+        setns(mnt_fd, CLONE_NEWNS)
+        os.close(mnt_fd)
+
+
+def in_netns(pid: int, function: Callable[[], T]) -> T:
+    """Call a function in the network namespace of a process, in a thread that ends with the call.
+
+    Sockets that it opens stay in that namespace, child processes start there.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            enter(Path(f"/proc/{pid}/ns/net"), CLONE_NEWNET)
+            results.append(function())
+        except BaseException as ex:
+            errors.append(ex)
+
+    thread = threading.Thread(target=run, name="netns", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]

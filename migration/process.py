@@ -1,0 +1,248 @@
+"""Programs that run as plain processes in hosts: starting, ending and moving them with CRIU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import tree
+from .criu import DUMP_LOG, RESTORE_LOG, Criu, Gate, Worker
+from .custody import Custody
+from .diag import Diag
+from .errors import LaunchFailed, MigrationError, Refused
+from .images import INVENTORY_IMAGE, rewrite_files
+from .inet import InetSocket, Relocation
+from .model import App, Host
+from .namespaces import in_netns
+from .workspace import fill
+
+GATE_TIMEOUT = 5.0
+
+
+class ProcessRuntime:
+    """Starts programs so that CRIU can always dump them, and owns them until closed."""
+
+    name = "process"
+
+    def __init__(self, criu: Criu | None = None) -> None:
+        self._criu = criu
+        self.custody = Custody()
+
+    @property
+    def criu(self) -> Criu:
+        """The CRIU in use, looked for when it is first needed."""
+        if self._criu is None:
+            self._criu = Criu.find()
+        return self._criu
+
+    @property
+    def fdinfo(self) -> Any:
+        """The messages of files.img."""
+        return self.criu.fdinfo
+
+    def launch(
+        self,
+        name: str,
+        host: Host,
+        argv: Sequence[str],
+        log: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = Path("/"),
+    ) -> App:
+        """Start a program in a host; its output is appended to `log`."""
+        if not argv:
+            raise LaunchFailed(f"{name} has no command to run")
+        environment = dict(os.environ) if env is None else dict(env)
+        try:
+            pid = self.custody.spawn(host.pid, argv, environment, cwd, log.absolute())
+        except LaunchFailed as ex:
+            raise LaunchFailed(f"{name} could not be started on {host.name}: {ex}") from ex
+        return App(name, host, pid, log.absolute())
+
+    def terminate(self, app: App, timeout: float = 3.0) -> int | None:
+        """Ask a program to end, make it end if it does not; return its exit status if known."""
+        if _catches(app.pid, signal.SIGTERM):
+            self.custody.kill(app.pid, signal.SIGTERM)
+            if self.custody.wait(app.pid, timeout):
+                return self.custody.exit_status(app.pid)
+        # Without a handler PID 1 of a namespace ignores every signal but this one.
+        self.custody.kill(app.pid, signal.SIGKILL)
+        self.custody.wait(app.pid, timeout)
+        return self.custody.exit_status(app.pid)
+
+    def is_running(self, app: App) -> bool:
+        """Say whether the program runs."""
+        return self.custody.is_running(app.pid)
+
+    def sockets(self, app: App) -> list[InetSocket]:
+        """List the Internet sockets of the program."""
+        inodes = tree.socket_inodes(tree.open_files(tree.processes(app.pid)))
+        with Diag(app.host.pid) as diag:
+            return [socket for socket in diag.inet() if socket.inode in inodes]
+
+    def check(self, app: App, destination: Host) -> None:
+        """Refuse a program that CRIU could not dump."""
+        files = tree.open_files(tree.processes(app.pid))
+        if (file := tree.unmovable(files)) is not None:
+            raise Refused(f"{app.name} cannot be moved: {tree.describe(file)}")
+        inodes = tree.socket_inodes(files)
+        with Diag(app.host.pid) as diag:
+            for socket in diag.unix():
+                if socket.inode in inodes and socket.peer and socket.peer not in inodes:
+                    raise Refused(
+                        f"{app.name} cannot be moved: a UNIX socket connects it with another program"
+                    )
+
+    def image_estimate(self, app: App) -> int:
+        """Bound the size of the checkpoint by the resident memory."""
+        return tree.resident_bytes(tree.processes(app.pid))
+
+    def open_passage(self, app: App, destination: Host, folder: Path, *, lock: bool) -> ProcessPassage:
+        """Start the CRIU workers of one migration."""
+        return ProcessPassage(self.criu, self.custody, app, destination, folder, lock=lock)
+
+    def close(self) -> None:
+        """End every program."""
+        self.custody.close()
+
+    def __enter__(self) -> ProcessRuntime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ProcessPassage:
+    """One process tree on its way; see runtime.Passage."""
+
+    def __init__(
+        self, criu: Criu, custody: Custody, app: App, destination: Host, folder: Path, *, lock: bool
+    ) -> None:
+        self._criu, self._custody = criu, custody
+        self._pid, self._log, self._source = app.pid, app.log, app.host
+        self._destination = destination
+        self._lock = "NFTABLES" if lock else "SKIP"
+        self._folder = folder
+        self.images, self.moved = folder / "images", folder / "moved"
+        for path in (self.images, self.moved):
+            path.mkdir(mode=0o700)
+        self._gate = Gate(self.moved / INVENTORY_IMAGE)
+        self._is_frozen = self._is_built = self._is_over = False
+        self._workers: list[Worker] = []
+        self._restorer = self._start(
+            destination, f"restore it on {destination.name}", self.moved / RESTORE_LOG
+        )
+        self._dumper = self._start(app.host, f"checkpoint it on {app.host.name}", self.images / DUMP_LOG)
+        self._get_ready()
+
+    def _start(self, host: Host, action: str, log: Path) -> Worker:
+        try:
+            worker = Worker(self._criu, self._custody, host.pid, action, log)
+        except MigrationError:
+            self.close()
+            raise
+        self._workers.append(worker)
+        return worker
+
+    def _get_ready(self) -> None:
+        """Let both workers do all that needs no frozen program: mostly probing the kernel, some 30 ms."""
+        try:
+            self._restorer.request("RESTORE", self.moved, lock=self._lock)
+            self._dumper.request("DUMP", self.images, pid=self._pid, lock=self._lock)
+            self._dumper.wait_for("pre-dump")
+            self._gate.wait_for(self._restorer.pid, GATE_TIMEOUT)
+        except MigrationError:
+            self.close()
+            raise
+
+    def freeze(self) -> None:
+        """Let the dump worker go on, up to the complete image."""
+        self._dumper.answer(True)
+        self._dumper.wait_for("post-dump")
+        self._is_frozen = True
+
+    def restore(self) -> int:
+        """Open the gate, and stop where everything is built but has not run."""
+        try:
+            self._gate.open((self.images / INVENTORY_IMAGE).read_bytes())
+        except OSError as ex:
+            raise self._restorer.failure() from ex
+        pid = self._restorer.wait_for("post-restore")
+        self._is_built = True
+        return pid
+
+    def end_source(self) -> None:
+        """Let the dump worker end what it froze."""
+        self._is_frozen = False
+        self._is_over = True
+        self._dumper.answer(True)
+        self._dumper.finish()
+        if not self._custody.wait(self._pid, 5):
+            raise MigrationError(f"process {self._pid} was checkpointed but did not end")
+
+    def resume(self) -> None:
+        """Let the restore worker finish: TCP leaves repair mode and the copy runs."""
+        self._restorer.answer(True)
+        self._restorer.finish()
+
+    def back_out(self) -> None:
+        """Kill the copy first, then thaw the original."""
+        if self._is_built:
+            self._restorer.answer(False)
+        else:
+            self._custody.kill(self._restorer.pid, signal.SIGKILL)
+        self._restorer.close()
+        if self._is_frozen:
+            self._dumper.answer(False)
+        self._dumper.close()
+        self._is_over = True
+        if not self._custody.is_running(self._pid):
+            raise MigrationError(f"process {self._pid} did not outlive the attempt")
+
+    def revive(self) -> int:
+        """Restore the untouched image where it came from."""
+        folder = self._folder / "revived"
+        folder.mkdir(mode=0o700)
+        files = (self.images / "files.img").read_bytes()
+        stay = Relocation(self._source.address, self._source.address, {})
+        rewritten = rewrite_files(files, stay, self._criu.fdinfo, frozenset({self._log}))
+        fill(self.images, folder, {"files.img": rewritten.image})
+        os.link(self.images / INVENTORY_IMAGE, folder / INVENTORY_IMAGE)
+        worker = self._start(self._source, f"restore it on {self._source.name}", folder / RESTORE_LOG)
+        worker.request("RESTORE", folder, lock="SKIP")
+        pid = worker.wait_for("post-restore")
+        worker.answer(True)
+        worker.finish()
+        return pid
+
+    def close(self) -> None:
+        """Hang up on the workers, and take away the firewall tables that a locked dump leaves."""
+        for worker in self._workers:
+            if not self._is_over:
+                self._custody.kill(worker.pid, signal.SIGKILL)
+            worker.close()
+        if self._lock == "NFTABLES":
+            for host in (self._source, self._destination):
+                in_netns(host.pid, remove_criu_tables)
+
+
+def remove_criu_tables() -> None:
+    """Delete CRIU's nftables tables in the current network namespace."""
+    listing = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=10).stdout
+    for line in listing.splitlines():
+        if line.split()[-1].startswith("CRIU-"):
+            subprocess.run(["nft", "delete", *line.split()], capture_output=True, timeout=10)
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Say whether a process has a handler for a signal."""
+    for line in tree.read_or_empty(Path(f"/proc/{pid}/status")).splitlines():
+        key, _, value = line.partition(":")
+        if key == "SigCgt":
+            return bool(int(value, 16) >> (number - 1) & 1)
+    return False

@@ -1,0 +1,56 @@
+"""Folders of checkpoint images: private, on a tmpfs, gone when the migration is over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import Refused
+from .images import INVENTORY_IMAGE
+
+# Beyond the memory of the program: files, page maps, logs.
+SLACK = 16 << 20
+
+
+def check_room(folder: Path, needed: int, name: str) -> None:
+    """Refuse a program whose image would not fit."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed + SLACK > free:
+        raise Refused(
+            f"no room for the image of {name}: it may take {(needed + SLACK) >> 20} MiB, "
+            f"{folder} has {free >> 20} MiB free"
+        )
+
+
+@contextmanager
+def workspace(parent: Path, name: str) -> Iterator[Path]:
+    """Make a private folder for one migration, and remove it with all that is in it."""
+    folder = parent / name
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fill(images: Path, copy: Path, changed: Mapping[str, bytes]) -> int:
+    """Make `copy` the image with some files changed; the rest are hard links. Return the bytes of the image.
+
+    The inventory stays away: a restore waits for it (see criu.Gate).
+    """
+    size = 0
+    with os.scandir(images) as entries:
+        for entry in entries:
+            if not entry.name.endswith(".img"):
+                continue
+            size += entry.stat().st_size
+            if entry.name not in changed and entry.name != INVENTORY_IMAGE:
+                os.link(entry.path, copy / entry.name)
+    for name, content in changed.items():
+        (copy / name).write_bytes(content)
+    return size

@@ -1,0 +1,371 @@
+"""A small network for migrations, without P4: hosts around a router that rewrites addresses with nftables.
+
+The router holds packets with an NFQUEUE before it rewrites them, so what is held goes to wherever its
+addressee lives when it is let go. Everything lives in network namespaces with the prefix `mg`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from migration.model import Host
+from migration.namespaces import in_netns
+from migration.steering import Endpoint, HeldStats, Move
+
+RULES = """
+table ip steering {
+    set held { type inet_proto . ipv4_addr . inet_service; }
+    map to_address { type inet_proto . ipv4_addr . inet_service : ipv4_addr; }
+    map to_port { type inet_proto . ipv4_addr . inet_service : inet_service; }
+    map as_address { type inet_proto . ipv4_addr . inet_service : ipv4_addr; }
+    map as_port { type inet_proto . ipv4_addr . inet_service : inet_service; }
+    chain hold {
+        type filter hook prerouting priority -300;
+        ip protocol . ip daddr . th dport @held meta mark set 1
+    }
+    chain move {
+        type filter hook prerouting priority -100;
+        ip protocol tcp tcp dport set ip protocol . ip daddr . th dport map @to_port
+        ip daddr set ip protocol . ip daddr . th dport map @to_address
+        ip saddr set ip protocol . ip saddr . th sport map @as_address
+    }
+}
+"""
+
+
+# At priority -150, between the two chains. (nft's own "queue" is often not built into kernels.)
+QUEUE_RULE = "iptables-legacy -t mangle -A PREROUTING -m mark --mark 1 -j NFQUEUE --queue-num 0"
+
+
+class Nft:
+    """libnftables in this process: a change takes a fraction of what starting `nft` takes."""
+
+    def __init__(self) -> None:
+        self._lib = ctypes.CDLL("libnftables.so.1")
+        self._lib.nft_ctx_new.restype = ctypes.c_void_p
+        self._lib.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+        self._context = ctypes.c_void_p(self._lib.nft_ctx_new(0))
+        self._lib.nft_ctx_buffer_error(self._context)
+
+    def run(self, commands: str) -> None:
+        """Apply commands as one transaction."""
+        if self._lib.nft_run_cmd_from_buffer(self._context, commands.encode()) != 0:
+            raise OSError(self._lib.nft_ctx_get_error_buffer(self._context).decode())
+
+    def close(self) -> None:
+        """Free libnftables' state."""
+        self._lib.nft_ctx_free(self._context)
+
+
+# <linux/netfilter/nfnetlink_queue.h>
+NETLINK_NETFILTER = 12
+NFQNL_PACKET, NFQNL_VERDICT, NFQNL_CONFIG = 0x300, 0x301, 0x302
+NFQA_PACKET_HDR, NFQA_VERDICT_HDR, NFQA_CAP_LEN = 1, 2, 13
+NFQA_CFG_CMD, NFQA_CFG_PARAMS, NFQA_CFG_QUEUE_MAXLEN, NFQA_CFG_MASK, NFQA_CFG_FLAGS = 1, 2, 3, 4, 5
+NFQA_CFG_F_GSO = 4
+NF_ACCEPT = 1
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Encode a netlink attribute."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
+
+
+def message(kind: int, attributes: bytes) -> bytes:
+    """Encode an nfnetlink message for queue 0."""
+    body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0) + attributes
+    return struct.pack("=IHHII", 16 + len(body), kind, 1, 0, 0) + body
+
+
+class Queue:
+    """An NFQUEUE that keeps packets until told to let them go."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        for attributes in (
+            attribute(NFQA_CFG_CMD, struct.pack(">BBH", 1, 0, socket.AF_INET)),
+            attribute(NFQA_CFG_PARAMS, struct.pack(">IB", 0, 1)),  # copy no payload
+            attribute(NFQA_CFG_QUEUE_MAXLEN, struct.pack(">I", 100_000)),
+            attribute(NFQA_CFG_FLAGS, struct.pack(">I", NFQA_CFG_F_GSO))
+            + attribute(NFQA_CFG_MASK, struct.pack(">I", NFQA_CFG_F_GSO)),
+        ):
+            self._socket.send(message(NFQNL_CONFIG, attributes))
+        self._socket.settimeout(0.2)
+        self._lock = threading.Lock()
+        self._kept: list[int] = []
+        self._bytes = 0
+        self.holding = False
+        self._ends = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ends:
+            try:
+                data = self._socket.recv(1 << 16)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            at = 0
+            while at < len(data):
+                length, kind = struct.unpack_from("=IH", data, at)
+                if kind == NFQNL_PACKET:
+                    self._keep(data[at + 20 : at + length])
+                at += (length + 3) & ~3
+
+    def _keep(self, attributes: bytes) -> None:
+        found = {}
+        at = 0
+        while at < len(attributes):
+            length, kind = struct.unpack_from("=HH", attributes, at)
+            found[kind & 0x7FFF] = attributes[at + 4 : at + length]
+            at += (length + 3) & ~3
+        (packet,) = struct.unpack_from(">I", found[NFQA_PACKET_HDR])
+        with self._lock:
+            if self.holding:
+                self._kept.append(packet)
+                if NFQA_CAP_LEN in found:
+                    self._bytes += int.from_bytes(found[NFQA_CAP_LEN], "big")
+            else:
+                self._accept(packet)
+
+    def _accept(self, packet: int) -> None:
+        self._socket.send(
+            message(NFQNL_VERDICT, attribute(NFQA_VERDICT_HDR, struct.pack(">II", NF_ACCEPT, packet)))
+        )
+
+    def hold(self) -> None:
+        """Keep what comes from now on."""
+        self.holding = True
+
+    def release(self) -> HeldStats:
+        """Let everything go, in order, and keep nothing any more."""
+        with self._lock:
+            kept, self._kept = self._kept, []
+            self.holding = False
+            stats, self._bytes = HeldStats(len(kept), self._bytes, 0), 0
+            for packet in kept:
+                self._accept(packet)
+        return stats
+
+    def close(self) -> None:
+        """Unbind the queue."""
+        self._ends = True
+        self._thread.join()
+        self._socket.close()
+
+
+def key(endpoint: Endpoint) -> str:
+    """Write an endpoint as an nftables key."""
+    return f"{endpoint.protocol.name.lower()} . {endpoint.address} . {endpoint.port}"
+
+
+@dataclass
+class RouterSteering:
+    """Steering by the router: a map of where each identity lives, and a queue for those on the move."""
+
+    router: int
+    hosts: dict[str, IPv4Address]
+    calls: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.location: dict[Endpoint, Endpoint] = {}
+        self.held: set[Endpoint] = set()
+        self.before: dict[str, dict[Endpoint, Endpoint]] = {}
+        self.nft = in_netns(self.router, Nft)  # its netlink socket stays there
+        self.queue = in_netns(self.router, Queue)
+        self._nft(RULES)
+
+    def _nft(self, commands: str) -> None:
+        self.nft.run(commands)
+
+    def identity(self, location: Endpoint) -> Endpoint:
+        """Return what peers call the endpoint that lives at `location`."""
+        return next((who for who, where in self.location.items() if where == location), location)
+
+    def pairs(self, move: Move) -> list[tuple[Endpoint, Endpoint]]:
+        """List old and new location of all that moves."""
+        return list(dict.fromkeys([(m.old, m.new) for m in (*move.listeners, *move.connections)]))
+
+    def prepare(self, move: Move) -> None:
+        self.calls.append("prepare")
+        self._speak(move)
+
+    def _speak(self, move: Move) -> None:
+        commands = ""
+        for old, new in self.pairs(move):
+            who = self.identity(old)
+            if who != new:
+                commands += f"add element ip steering as_address {{ {key(new)} : {who.address} }}\n"
+        if commands:
+            self._nft(commands)
+
+    def hold(self, move: Move) -> None:
+        self.calls.append("hold")
+        self._hold(move)
+
+    def _hold(self, move: Move) -> None:
+        self.queue.hold()
+        new = {self.identity(old) for old, _ in self.pairs(move)} - self.held
+        if new:
+            self._nft("".join(f"add element ip steering held {{ {key(who)} }}\n" for who in new))
+            self.held |= new
+        self._flush(self.hosts[move.source])
+
+    def _flush(self, address: IPv4Address) -> None:
+        """Wait for an echo from the host: what was on its way before has arrived before."""
+
+        def ping() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as probe:
+                probe.settimeout(1)
+                probe.sendto(struct.pack(">BBHHH", 8, 0, 0, 0, 1), (str(address), 0))
+                probe.recv(100)
+
+        in_netns(self.router, ping)
+
+    def extend(self, move: Move) -> None:
+        self.calls.append("extend")
+        self._speak(move)
+        self._hold(move)
+
+    def switch_over(self, move: Move) -> None:
+        self.calls.append("switch_over")
+        self.before.setdefault(move.id, dict(self.location))
+        commands = ""
+        for old, new in self.pairs(move):
+            who = self.identity(old)
+            commands += self._forget(who)
+            if who != new:
+                commands += f"add element ip steering to_address {{ {key(who)} : {new.address} }}\n"
+                self.location[who] = new
+        if commands:
+            self._nft(commands)
+
+    def _forget(self, who: Endpoint) -> str:
+        if who not in self.location:
+            return ""
+        del self.location[who]
+        return f"delete element ip steering to_address {{ {key(who)} }}\n"
+
+    def release(self, move: Move) -> HeldStats:
+        self.calls.append("release")
+        stats = self.queue.release()
+        if self.held:
+            self._nft("".join(f"delete element ip steering held {{ {key(who)} }}\n" for who in self.held))
+            self.held.clear()
+        return stats
+
+    def switch_back(self, move: Move) -> None:
+        self.calls.append("switch_back")
+        before = self.before.pop(move.id, None)
+        if before is None:
+            return
+        commands = ""
+        for old, new in self.pairs(move):
+            who = self.identity(new)
+            commands += self._forget(who)
+            if who != old:
+                commands += f"add element ip steering to_address {{ {key(who)} : {old.address} }}\n"
+                self.location[who] = old
+        if commands:
+            self._nft(commands)
+
+    def finish(self, move: Move) -> None:
+        self.calls.append("finish")
+        self.before.pop(move.id, None)
+
+    def close(self) -> None:
+        self.queue.close()
+        self.nft.close()
+
+
+def ip(*arguments: str) -> None:
+    """Run ip(8)."""
+    subprocess.run(["ip", *arguments], check=True, timeout=10)
+
+
+@dataclass
+class RoutedNetwork:
+    """Hosts named A, B, C, … around one router."""
+
+    hosts: dict[str, Host]
+    steering: RouterSteering
+
+
+def holder(namespace: str) -> int:
+    """Keep a network namespace by a process of its own, as Mininet does; return its PID."""
+    process = subprocess.Popen(
+        ["nsenter", f"--net=/run/netns/{namespace}", "sleep", "infinity"], start_new_session=True
+    )
+    return process.pid
+
+
+@contextmanager
+def routed_network(names: str = "ABC") -> Iterator[RoutedNetwork]:
+    """Build the network, and take it down again."""
+    mark = f"mg{os.getpid() % 10000}"
+    router = f"{mark}r"
+    pids: list[int] = []
+    made: list[str] = []
+    try:
+        for name in ["r", *names]:
+            ip("netns", "add", f"{mark}{name}")
+            made.append(f"{mark}{name}")
+            ip("-n", f"{mark}{name}", "link", "set", "lo", "up")
+            pids.append(holder(f"{mark}{name}"))
+        hosts = {}
+        for number, (name, pid) in enumerate(zip(names, pids[1:], strict=True), 1):
+            space = f"{mark}{name}"
+            ip(
+                "-n",
+                router,
+                "link",
+                "add",
+                "name",
+                f"p{number}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "netns",
+                space,
+            )
+            ip("-n", router, "addr", "add", f"10.77.{number}.1/24", "dev", f"p{number}")
+            ip("-n", router, "link", "set", f"p{number}", "up")
+            ip("-n", space, "addr", "add", f"10.77.{number}.2/24", "dev", "eth0")
+            ip("-n", space, "link", "set", "eth0", "up")
+            ip("-n", space, "route", "add", "default", "via", f"10.77.{number}.1")
+            hosts[name] = Host(name, pid, IPv4Address(f"10.77.{number}.2"))
+        in_netns(pids[0], configure_router)
+        steering = RouterSteering(pids[0], {name: host.address for name, host in hosts.items()})
+        try:
+            yield RoutedNetwork(hosts, steering)
+        finally:
+            steering.close()
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        for name in made:
+            ip("netns", "del", name)
+
+
+def configure_router() -> None:
+    """Let the router forward, and let probes of its own pass."""
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    subprocess.run(QUEUE_RULE.split(), check=True, timeout=10)
+    Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
