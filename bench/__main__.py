@@ -1,0 +1,31 @@
+"""`make bench`, `python -m bench [NAME [OPTIONS]]`: run one benchmark, or all with their default options."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    "throughput": "one TCP stream through the load balancer, against a hand-written program",
+    "gap": "the pause that a client sees, hold on and off",
+    "affinity": "connections that survive changes of the pool, against selection by hash modulo N",
+    "start": "P4 compiler, switch and testbed: how long until they are there",
+}
+
+
+def main() -> int:
+    """Run what the command line names."""
+    names = sys.argv[1:2] or list(BENCHMARKS)
+    for name in names:
+        if name not in BENCHMARKS:
+            print(f"bench: there is no benchmark {name}; there are:", file=sys.stderr)
+            for known, what in BENCHMARKS.items():
+                print(f"  {known:<12}{what}", file=sys.stderr)
+            return 2
+        print(f"== {name}: {BENCHMARKS[name]}", flush=True)
+        importlib.import_module(f"bench.{name}").main(sys.argv[2:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

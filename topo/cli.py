@@ -1,0 +1,186 @@
+"""Mininet's CLI with the testbed's own commands.
+
+    run NAME HOST [--service VIP:PORT] -- COMMAND…    start a program that can be moved
+    migrate APP HOST                                  carry it to another host
+    apps, services, backends, connections, migrations    look
+
+A mistake gets one sentence. In a script (`--script FILE`) the first command that fails makes the whole script fail.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mininet.cli import CLI
+from rich.console import Console
+from rich.table import Table
+
+from topo.errors import TestbedError
+
+if TYPE_CHECKING:
+    from topo.testbed import Testbed
+
+PROMPT = "p4ferry> "
+
+
+class FerryCLI(CLI):
+    """The CLI; without a testbed (plain NetworkAPI) it has Mininet's commands only."""
+
+    prompt = PROMPT
+
+    def __init__(self, mininet: Any, testbed: Testbed | None = None, script: Path | None = None) -> None:
+        """Run until the user leaves, or to the end of the script."""
+        self.testbed = testbed
+        self.failed = False
+        self.console = Console(soft_wrap=not sys.stdout.isatty())
+        self.script = script
+        super().__init__(mininet, script=None if script is None else str(script), stdin=sys.stdin)
+
+    # ---- commands
+
+    def do_run(self, line: str) -> None:
+        """run NAME HOST [--service VIP:PORT] -- COMMAND…: start a program that can be moved."""
+        usage = "usage: run NAME HOST [--service VIP:PORT] -- COMMAND…"
+        try:
+            head, _, command = line.partition(" -- ")
+            words, argv = shlex.split(head), shlex.split(command)
+        except ValueError as ex:
+            self._fail(f"run: {ex}")
+            return
+        service = None
+        if len(words) == 4 and words[2] == "--service":
+            service = words[3]
+            words = words[:2]
+        if len(words) != 2 or not argv:
+            self._fail(usage)
+            return
+        name, host = words
+        self._try(lambda bed: self._say(f"{bed.run(name, host, argv, service=service)}"))
+
+    def do_migrate(self, line: str) -> None:
+        """migrate APP HOST: carry a program to another host."""
+        words = line.split()
+        if len(words) != 2:
+            self._fail("usage: migrate APP HOST")
+            return
+
+        def migrate(bed: Testbed) -> None:
+            report = bed.migrate(words[0], words[1])
+            self._say(summary(report.to_json()))
+            if report.outcome != "completed":
+                self.failed = True
+
+        self._try(migrate)
+
+    def do_apps(self, line: str) -> None:
+        """apps: the programs that can be moved, and where they are."""
+        self._try(lambda bed: self._table(bed.apps()))
+
+    def do_services(self, line: str) -> None:
+        """services: the VIPs."""
+        self._try(lambda bed: self._table(bed.services()))
+
+    def do_backends(self, line: str) -> None:
+        """backends: who serves the VIPs."""
+        self._try(lambda bed: self._table(bed.backends()))
+
+    def do_connections(self, line: str) -> None:
+        """connections: what the load balancer has pinned."""
+        self._try(lambda bed: self._table(bed.connections()))
+
+    def do_migrations(self, line: str) -> None:
+        """migrations: those of this session."""
+
+        def show(bed: Testbed) -> None:
+            for report in bed.migrations():
+                self._say(summary(report))
+
+        self._try(show)
+
+    # ---- Mininet's own, adapted
+
+    def default(self, line: str) -> None:
+        """Run `HOST COMMAND`; an unknown word fails a script."""
+        first = line.split()[0] if line.split() else ""
+        if first and first not in self.mn:
+            self._fail(f"there is no command or node {first!r} (try help)")
+            return
+        super().default(line)
+
+    def do_source(self, line: str) -> None:
+        """source FILE: read commands from a file; the first one that fails ends it."""
+        path = Path(line.strip())
+        try:
+            lines = path.read_text().splitlines()
+        except OSError as ex:
+            self._fail(f"cannot read {path}: {ex.strerror}")
+            return
+        for number, text in enumerate(lines, 1):
+            command = text.split("#", 1)[0].strip()
+            if not command:
+                continue
+            print(f"{PROMPT}{command}", flush=True)
+            stop = self.onecmd(command)
+            if self.failed:
+                print(f"{path}:{number}: failed: {command}", file=sys.stderr)
+                return
+            if stop:
+                return
+
+    def emptyline(self) -> bool:
+        """Do nothing on an empty line."""
+        return False
+
+    # ---- helpers
+
+    def _try(self, action: Any) -> None:
+        if self.testbed is None:
+            self._fail("this network has no testbed: start it with topo/lb.py")
+            return
+        try:
+            action(self.testbed)
+        except TestbedError as ex:
+            self._fail(str(ex))
+
+    def _fail(self, message: str) -> None:
+        self.failed = True
+        print(message, file=sys.stderr, flush=True)
+
+    def _say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def _table(self, rows: Iterable[dict[str, Any]]) -> None:
+        listed = list(rows)
+        if not listed:
+            self._say("(none)")
+            return
+        table = Table(*listed[0], box=None, pad_edge=False)
+        for row in listed:
+            table.add_row(*(_cell(value) for value in row.values()))
+        self.console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Return a migration's report in one line."""
+    way = f"{report['id']}: {report['app']} {report['source']} -> {report['destination']}"
+    if report["outcome"] != "completed":
+        return f"{way}: {report['outcome']}: {report['reason']}"
+    connections, criu, held = report["connections"], report["criu"], report["held"]
+    text = (
+        f"{way}: completed, {connections['kept']} of {connections['established']} connections kept, "
+        f"frozen {criu['frozen_ms']:.1f} ms, restored in {criu['restore_ms']:.1f} ms, "
+        f"{held['packets']} packets held"
+    )
+    if report.get("client"):
+        text += f", client's longest gap {report['client']['gap_ms']:.1f} ms"
+    return text
