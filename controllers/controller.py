@@ -25,6 +25,7 @@ import finsy
 
 from controllers import rows, views
 from controllers.config import SwitchConfig, load_runtime
+from controllers.drain import Drainer
 from controllers.errors import ConfigError, ControllerError, SwitchNotReady
 from controllers.events import EventBus
 from controllers.hosts import Hosts
@@ -33,7 +34,7 @@ from controllers.loadbalancer import BalancerOptions, LoadBalancer
 from controllers.migrations import MigrationService, Mover
 from controllers.nodes import Nodes
 from controllers.rows import Row
-from controllers.steering import SwitchSteering
+from controllers.steering import Drains, SwitchSteering
 from controllers.switchlink import SwitchLink
 from controllers.tables import SwitchTables
 from migration.steering import Endpoint
@@ -83,7 +84,9 @@ class Controller:
         self.events = EventBus(self.loop)
         self.balancer = LoadBalancer(_master(config), self._on_ready, config.balancer, self.events.publish)
         self.nodes = Nodes(self.balancer, config.default_service)
-        self.steering = SwitchSteering(self.balancer, self.hosts, self.loop, config.holding)
+        self.steering = SwitchSteering(
+            self.balancer, self.hosts, self.loop, drainer or Drainer(), config.holding
+        )
         self.migrations = MigrationService(mover, self.events.publish, self.apps, lambda: self.hosts)
         self.links: dict[str, SwitchLink] = {}
         self.tables: dict[str, SwitchTables] = {}

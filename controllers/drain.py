@@ -20,12 +20,14 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from controllers.frames import DISCARD_PORT
+from controllers.frames import DISCARD_PORT, marker
 from controllers.hosts import Host
+from controllers.switchlink import OP_RESUME, SwitchLink
 from migration.steering import IpProtocol, SteeringError
 
 ROUNDS = 4
@@ -33,6 +35,8 @@ _CLONE_NEWNET = 0x40000000
 _ETH_P_IP = 0x0800
 _SO_ATTACH_FILTER = 26
 _FLUSH_S = 2.0
+_MARKER_S = 2.0
+_MARKER_AGAIN_S = 0.05
 
 # Classic BPF on the IPv4 header: UDP to the discard port, nothing else (it must not cost the host's traffic anything).
 _FILTER = [
@@ -102,19 +106,41 @@ def _attach(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
-class BacklogFlusher:
-    """A thread that can wait until every CPU has processed what it had queued."""
+class Drainer:
+    """Waits until nothing that a switch has let pass is still on its way to a host."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backlog")
+        self._taps: dict[str, Tap] = {}
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drain")
 
-    async def flush(self, rounds: int = ROUNDS) -> None:
-        """Wait for the packets that were queued when this was called, and those that they became."""
-        await asyncio.get_running_loop().run_in_executor(self._executor, flush_backlogs, rounds)
+    async def open(self, host: Host) -> None:
+        """Get ready to see markers arrive at a host; call it when there is time."""
+        if host.name not in self._taps:
+            loop = asyncio.get_running_loop()
+            self._taps[host.name] = await loop.run_in_executor(self._executor, Tap, host)
 
-    def close(self) -> None:
-        """End the thread."""
-        self._executor.shutdown()
+    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
+        """Return when everything that had passed the hold has arrived."""
+        await self.open(host)
+        deadline = time.monotonic() + _MARKER_S
+        while True:
+            token = os.urandom(16)
+            # As if it came in on the port it will leave by: any port does, nothing is looked up by it.
+            await link.packets_out(OP_RESUME, hold, [(host.port, marker(host.address, token))])
+            if await self._taps[host.name].wait_for(token, _MARKER_AGAIN_S):
+                break
+            if time.monotonic() > deadline:
+                raise SteeringError(f"a packet sent to {host.name} ({host.address}) did not arrive there")
+        await link.barrier()
+        await asyncio.get_running_loop().run_in_executor(self._executor, flush_backlogs)
+
+    def close(self, host: str | None = None) -> None:
+        """Stop listening at a host; without one, at all of them, and for good."""
+        for name in [host] if host is not None else list(self._taps):
+            if (tap := self._taps.pop(name, None)) is not None:
+                tap.close()
+        if host is None:
+            self._executor.shutdown()
 
 
 def flush_backlogs(rounds: int = ROUNDS) -> None:

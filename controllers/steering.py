@@ -10,21 +10,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
-import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from controllers import relocation, rows
-from controllers.drain import BacklogFlusher, Tap
 from controllers.errors import ControllerError
-from controllers.frames import marker
 from controllers.hosts import Host, Hosts
 from controllers.loadbalancer import LoadBalancer
 from controllers.relocation import Plan
 from controllers.rows import Key, Row
-from controllers.switchlink import OP_RESUME
+from controllers.switchlink import OP_RESUME, SwitchLink
 from migration.steering import Endpoint, HeldStats, Move, SteeringError
 
 LOG = logging.getLogger(__name__)
@@ -32,8 +28,19 @@ _T = TypeVar("_T")
 
 _CALL_S = 30.0
 _RELEASE_ROUNDS = 3
-_MARKER_S = 2.0
-_MARKER_AGAIN_S = 0.05
+
+
+class Drains(Protocol):
+    """What waits for packets under way; see controllers.drain.Drainer."""
+
+    async def open(self, host: Host) -> None:
+        """Get ready, when there is time."""
+
+    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
+        """Return when everything that had passed the hold has arrived."""
+
+    def close(self, host: str | None = None) -> None:
+        """Let go of a host, or of everything."""
 
 
 @dataclass
@@ -46,14 +53,18 @@ class _Active:
     before: dict[Key, Row | None] = field(default_factory=dict)
     held: set[Endpoint] = field(default_factory=set)
     switched: bool = False
-    tap: Tap | None = None
 
 
 class SwitchSteering:
     """Steer migrations by rows of the load balancer; the methods are those of migration.steering.Steering."""
 
     def __init__(
-        self, balancer: LoadBalancer, hosts: Hosts, loop: asyncio.AbstractEventLoop, holding: bool = True
+        self,
+        balancer: LoadBalancer,
+        hosts: Hosts,
+        loop: asyncio.AbstractEventLoop,
+        drainer: Drains,
+        holding: bool = True,
     ) -> None:
         self.holding = holding
         """False leaves packets unheld: only to show what the hold is good for."""
@@ -62,13 +73,11 @@ class SwitchSteering:
         self._loop = loop
         self._moves: dict[str, _Active] = {}
         self._hold_ids = itertools.count(1)
-        self._flusher = BacklogFlusher()
+        self._drainer = drainer
 
     def close(self) -> None:
         """Let go of sockets and threads."""
-        for active in self._moves.values():
-            self._close_tap(active)
-        self._flusher.close()
+        self._drainer.close()
 
     # ---- the seam
 
@@ -129,8 +138,8 @@ class SwitchSteering:
         source = self._host(move.source)
         self._plan(active, move)
         await self._balancer.write(active.plan.prepare.values())
-        if active.tap is None and self.holding:
-            active.tap = await self._loop.run_in_executor(None, Tap, source)
+        if self.holding:
+            await self._drainer.open(source)
 
     def _plan(self, active: _Active, move: Move) -> None:
         """Plan a move, and remember what its keys had before the first of them was written."""
@@ -158,25 +167,7 @@ class SwitchSteering:
         self._balancer.receiver.hold_queue(active.hold)
         active.held |= active.plan.locations
         await self._balancer.write([rows.hold_for(location, active.hold) for location in active.held])
-        await self._drain(active)
-
-    async def _drain(self, active: _Active) -> None:
-        """Wait until nothing that passed before the hold is still on its way."""
-        host = self._host(active.move.source)
-        if active.tap is None:
-            active.tap = await self._loop.run_in_executor(None, Tap, host)
-        link = self._balancer.link
-        deadline = time.monotonic() + _MARKER_S
-        while True:
-            token = os.urandom(16)
-            # As if it came in on the port it will leave by: any port does, nothing is looked up by it.
-            await link.packets_out(OP_RESUME, active.hold, [(host.port, marker(host.address, token))])
-            if await active.tap.wait_for(token, _MARKER_AGAIN_S):
-                break
-            if time.monotonic() > deadline:
-                raise SteeringError(f"a packet sent to {host.name} ({host.address}) did not arrive there")
-        await link.barrier()
-        await self._flusher.flush()
+        await self._drainer.drain(self._host(move.source), self._balancer.link, active.hold)
 
     async def _extend(self, move: Move) -> None:
         active = self._active(move)
@@ -219,7 +210,7 @@ class SwitchSteering:
         active.switched = False
         active.before.clear()
         active.plan = Plan(locations=active.plan.locations)
-        self._close_tap(active)
+        self._drainer.close(move.source)
         self._forget_if_done(active)
 
     async def _switch_back_unknown(self, move: Move) -> None:
@@ -286,13 +277,8 @@ class SwitchSteering:
             await self._balancer.write((), active.plan.finish_deletes)
         active.before.clear()
         active.plan = Plan()
-        self._close_tap(active)
+        self._drainer.close(move.source)
         self._forget_if_done(active)
-
-    def _close_tap(self, active: _Active) -> None:
-        if active.tap is not None:
-            active.tap.close()
-            active.tap = None
 
     def _forget_if_done(self, active: _Active) -> None:
         """Drop the memory of a move that neither holds anything nor can go back any more."""

@@ -32,6 +32,9 @@ from controllers.errors import (
 from controllers.rows import Change, Row
 
 LOG = logging.getLogger(__name__)
+# finsy logs what every start without gNMI and every end of a switch looks like as warnings and tracebacks; what matters of
+# it arrives here as exceptions.
+logging.getLogger("finsy").setLevel(logging.CRITICAL + 1)
 
 OP_SEND, OP_RESUME, OP_BARRIER = 0, 1, 2
 REASON_BARRIER, REASON_HELD, REASON_GUARDED, REASON_DIRECT = 1, 2, 3, 4
@@ -142,12 +145,10 @@ class SwitchLink:
             ended = await stack.enter_async_context(_running(down.wait()))
             self._switch, self._codec = switch, RowCodec(switch.p4info)
             while not ended.done():
-                change = asyncio.ensure_future(events.get())
-                await asyncio.wait({change, ended}, return_when=asyncio.FIRST_COMPLETED)
-                if not change.done():
-                    change.cancel()
-                    break
-                await self._role(change.result())
+                async with _running(events.get()) as change:
+                    await asyncio.wait({change, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    if change.done():
+                        await self._role(change.result())
 
     async def _role(self, primary: bool) -> None:
         """Set the tables up as the primary, or stand back as a backup."""
@@ -317,8 +318,7 @@ async def _running(work: Any) -> AsyncIterator[asyncio.Future[Any]]:
         yield task
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _reason(ex: Exception) -> str:
