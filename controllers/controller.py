@@ -76,6 +76,7 @@ class Controller:
         hosts: Hosts | None = None,
         mover: Mover | None = None,
         apps: Apps | None = None,
+        drainer: Drains | None = None,
     ) -> None:
         self.config = config
         self.hosts: Hosts = hosts if hosts is not None else {}

@@ -32,8 +32,8 @@ from controllers.errors import (
 from controllers.rows import Change, Row
 
 LOG = logging.getLogger(__name__)
-# finsy logs what every start without gNMI and every end of a switch looks like as warnings and tracebacks; what matters of
-# it arrives here as exceptions.
+# finsy logs every switch without gNMI as a warning, and every end of one with a traceback; what matters arrives here
+# as exceptions.
 logging.getLogger("finsy").setLevel(logging.CRITICAL + 1)
 
 OP_SEND, OP_RESUME, OP_BARRIER = 0, 1, 2
