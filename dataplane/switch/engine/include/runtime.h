@@ -1,0 +1,253 @@
+/* What works on the generated `struct packet`: parsing, counting, and the ways out of the switch.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef P4FERRY_RUNTIME_H
+#define P4FERRY_RUNTIME_H
+
+/* ---- maps that every program has */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, u32);
+	__type(value, struct packet);
+	__uint(max_entries, 1);
+} p4_scratch SEC(".maps");
+
+/* Port number to interface index; 0: no such port. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, u32);
+	__type(value, u32);
+	__uint(max_entries, 512);
+} p4_ports SEC(".maps");
+
+/* Interface index to port number. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, u32);
+	__type(value, u32);
+	__uint(max_entries, 1024);
+} p4_port_of SEC(".maps");
+
+/* Packet-in and digests, in the order in which they happened. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, P4_EVENT_BYTES);
+} p4_events SEC(".maps");
+
+enum { LOST_DIGEST, LOST_PACKET_IN, LOST_RESHAPE, LOST_KINDS };
+
+CELLS(p4_lost, u64, LOST_KINDS);
+
+/* The packet that is just being sent from the CPU port. Its header comes here, not in the packet, which so stays
+ * an Ethernet frame that the kernel can segment. `length` is the frame's true length: shorter ones are padded. */
+#define P4_FRONT_BYTES 120
+
+struct packet_out {
+	u32 length;
+	u32 front_length;
+	u8 front[P4_FRONT_BYTES];
+};
+
+CELLS(p4_packet_out, struct packet_out, 1);
+
+static __always_inline void lost(u32 kind)
+{
+	u64 *cell = bpf_map_lookup_elem(&p4_lost, &kind);
+
+	if (cell)
+		__sync_fetch_and_add(cell, 1);
+}
+
+/* ---- pipeline */
+
+#define is_valid(p, bit) (((p)->valid & (bit)) != 0)
+
+static __always_inline void count(struct packet *p, struct counter *counter)
+{
+	if (!counter)
+		return;
+	__sync_fetch_and_add(&counter->packets, 1);
+	__sync_fetch_and_add(&counter->bytes, p->length + p->front_length);
+}
+
+static __always_inline enum parser_state too_short(struct packet *p)
+{
+	p->error = ERROR_PACKET_TOO_SHORT;
+	return STATE_DONE;
+}
+
+/* Copy the next header's bytes. */
+static __always_inline bool extract(struct __sk_buff *skb, struct packet *p, u8 *to, u32 size)
+{
+	u32 at = p->offset;
+
+	if (at + size > p->length || bpf_skb_load_bytes(skb, at, to, size))
+		return false;
+	p->offset = at + size;
+	return true;
+}
+
+static __always_inline bool look_ahead(struct __sk_buff *skb, struct packet *p, u32 skip, u8 *to, u32 size)
+{
+	return p->offset + skip + size <= p->length && !bpf_skb_load_bytes(skb, p->offset + skip, to, size);
+}
+
+static __always_inline bool advance(struct packet *p, u64 bits)
+{
+	if (bits / 8 > p->length || p->offset + bits / 8 > p->length)
+		return false;
+	p->offset += bits / 8;
+	p->gap |= bits != 0;
+	return true;
+}
+
+/* Copy the next part of the packet-out header. */
+static __always_inline bool extract_front(struct __sk_buff *skb, struct packet *p, u8 *to, u32 size)
+{
+	struct packet_out *out = bpf_map_lookup_elem(&p4_packet_out, &(u32){ 0 });
+	u32 at = p->front_offset;
+
+	if (!out || at + size > p->front_length || at + size > P4_FRONT_BYTES)
+		return false;
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i < size; i++) {
+		u32 from = at + i;
+
+		if (from >= P4_FRONT_BYTES)
+			return false;
+		to[i] = out->front[from];
+	}
+	p->front_offset = at + size;
+	return true;
+}
+
+/* ---- to the controller: a record of the smallest class that holds the packet */
+
+#define PACKET_IN(SIZE) \
+	struct packet_in_##SIZE { \
+		u32 kind; \
+		u32 length; \
+		u32 gso_size; \
+		u32 parsed; \
+		struct whereabouts where; \
+		struct wire out; \
+		u8 data[SIZE]; \
+	}; \
+	static __always_inline bool packet_in_##SIZE(struct __sk_buff *skb, struct packet *p, u32 bytes) \
+	{ \
+		struct packet_in_##SIZE *event = bpf_ringbuf_reserve(&p4_events, sizeof(*event), 0); \
+		if (!event) \
+			return false; \
+		event->kind = EVENT_PACKET_IN; \
+		event->length = p->length; \
+		event->gso_size = skb->gso_size; \
+		event->parsed = p->offset; \
+		__builtin_memcpy(&event->where, &p->where, sizeof(event->where)); \
+		__builtin_memcpy(&event->out, &p->out, sizeof(event->out)); \
+		/* the verifier wants to see both bounds right here */ \
+		asm volatile("" : "+r"(bytes)); \
+		if (bytes < 1 || bytes > SIZE || bpf_skb_load_bytes(skb, 0, event->data, bytes)) { \
+			bpf_ringbuf_discard(event, 0); \
+			return false; \
+		} \
+		bpf_ringbuf_submit(event, 0); \
+		return true; \
+	}
+
+PACKET_IN(256)
+PACKET_IN(2048)
+PACKET_IN(16384)
+PACKET_IN(69632)
+PACKET_IN(200704)
+
+static __always_inline int packet_in(struct __sk_buff *skb, struct packet *p)
+{
+	u32 bytes = skb->len;
+	bool sent;
+
+	if (bytes <= 256)
+		sent = packet_in_256(skb, p, bytes);
+	else if (bytes <= 2048)
+		sent = packet_in_2048(skb, p, bytes);
+	else if (bytes <= 16384)
+		sent = packet_in_16384(skb, p, bytes);
+	else if (bytes <= 69632)
+		sent = packet_in_69632(skb, p, bytes);
+	else
+		sent = packet_in_200704(skb, p, bytes);
+	if (!sent)
+		lost(LOST_PACKET_IN);
+	return TC_ACT_STOLEN;
+}
+
+/* ---- to a port */
+
+/* Make room for headers that came, close the gap of those that went: `old` bytes of headers become `new`. */
+static __always_inline bool resize(struct __sk_buff *skb, struct packet *p, u32 old, u32 new)
+{
+	s32 more = (s32)new - (s32)old;
+
+	if (more == 0)
+		return true;
+	if (more > 0)
+		return bpf_skb_change_head(skb, more, 0) == 0;
+	/* Takes bytes out behind the Ethernet header; the kernel does that for IP only. */
+	if (new >= 14 && bpf_skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) == 0)
+		return true;
+#ifdef P4_MOVES_PAYLOAD
+	u32 rest = skb->len - old;
+	struct moved *moved = bpf_map_lookup_elem(&p4_moved, &(u32){ 0 });
+
+	if (!moved || skb->gso_size || old > skb->len)
+		return false;
+	asm volatile("" : "+r"(rest));
+	if (rest < 1)
+		return bpf_skb_change_tail(skb, new, 0) == 0;
+	if (rest > sizeof(moved->bytes) || bpf_skb_load_bytes(skb, old, moved->bytes, rest))
+		return false;
+	if (bpf_skb_change_tail(skb, new + rest, 0))
+		return false;
+	asm volatile("" : "+r"(rest));
+	if (rest < 1 || rest > sizeof(moved->bytes))
+		return false;
+	return bpf_skb_store_bytes(skb, new, moved->bytes, rest, 0) == 0;
+#else
+	return false;
+#endif
+}
+
+static __always_inline int send_to(struct __sk_buff *skb, u32 port)
+{
+	u32 *ifindex = bpf_map_lookup_elem(&p4_ports, &port);
+
+	if (!ifindex || *ifindex == 0)
+		return TC_ACT_SHOT;
+	return bpf_redirect(*ifindex, 0);
+}
+
+/* Fill in where a packet comes from; false if it is none of ours. */
+static __always_inline bool arrive(struct __sk_buff *skb, struct packet *p)
+{
+	u32 ifindex = skb->ifindex;
+	u32 *port = bpf_map_lookup_elem(&p4_port_of, &ifindex);
+
+	if (!port)
+		return false;
+	p->standard_metadata.ingress_port = *port & 511;
+	p->length = skb->len;
+	if (*port == CPU_PORT) {
+		struct packet_out *out = bpf_map_lookup_elem(&p4_packet_out, &(u32){ 0 });
+
+		/* What the host's own stack sends there is not for us. */
+		if (!out || skb->mark != PACKET_OUT_MARK)
+			return false;
+		skb->mark = 0;
+		p->front_length = out->front_length;
+		if (out->length < p->length)
+			p->length = out->length;
+	}
+	return true;
+}
+
+#endif

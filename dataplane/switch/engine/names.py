@@ -1,0 +1,64 @@
+"""C identifiers and types for the things of a P4 program.
+
+Names follow the P4 source: `Ingress.send_to` becomes `Ingress_send_to`. Where two would collide (p4c emits several
+actions called `NoAction`) the later ones get a number.
+"""
+
+from __future__ import annotations
+
+import re
+
+_KEYWORDS = frozenset(
+    "auto bool break case char const continue default do double else enum extern float for goto if inline int long "
+    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
+    "u8 u16 u32 u64 s64 skb valid extracted offset length key deparsed".split()
+)
+
+
+def identifier(name: str) -> str:
+    """Turn a P4 name into a C identifier."""
+    text = re.sub(r"\W", "_", name.replace("$", "_"))
+    if text[0].isdigit():
+        text = f"_{text}"
+    return f"{text}_" if text in _KEYWORDS else text
+
+
+def container(width: int) -> int:
+    """Return the bytes of the C type that holds a value of `width` bits; more than 64 bits are a byte array."""
+    for size in (1, 2, 4, 8):
+        if width <= size * 8:
+            return size
+    return (width + 7) // 8
+
+
+def is_wide(width: int) -> bool:
+    """Tell whether a value is kept as bytes in network order instead of as an integer."""
+    return width > 64
+
+
+def ctype(width: int) -> str:
+    """Return the C integer type for a width up to 64."""
+    return f"u{container(width) * 8}"
+
+
+def declare(name: str, width: int) -> str:
+    """Return a declaration (without semicolon) of a variable of `width` bits."""
+    if is_wide(width):
+        return f"u8 {name}[{container(width)}]"
+    return f"{ctype(width)} {name}"
+
+
+class Names:
+    """Hands out identifiers that are unique within one C namespace."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def unique(self, name: str) -> str:
+        """Return the identifier of `name`, numbered if it is taken."""
+        base = identifier(name)
+        candidate, number = base, 2
+        while candidate in self._taken:
+            candidate, number = f"{base}_{number}", number + 1
+        self._taken.add(candidate)
+        return candidate

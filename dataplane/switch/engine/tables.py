@@ -1,0 +1,369 @@
+"""The control plane's side of a table: checks entries, and keeps the maps in step with them.
+
+The maps hold what the program needs to find a row; the entries themselves, and which counter cell belongs to which,
+are kept here. A change is one map update wherever that is possible; a ternary table's row goes in before its mask is
+searched, and out after, so that no packet sees half an entry.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dataplane.switch.engine import matches
+from dataplane.switch.engine.bmv2 import Action, Table, hexstr
+from dataplane.switch.engine.cells import Cells, counter_value
+from dataplane.switch.engine.layout import MAX_MASKS, Slot, key_layout, row_actions, row_layout
+from dataplane.switch.engine.libbpf import Map
+from dataplane.switch.engine.source import Source
+from dataplane.switch.pipeline import (
+    ActionCall,
+    BadEntry,
+    CounterValue,
+    EntryExists,
+    EntryNotFound,
+    Match,
+    PipelineError,
+    TableEntry,
+    TableFull,
+)
+
+log = logging.getLogger(__name__)
+
+RowKey = tuple[tuple[Match, ...], int]
+_ZERO = bytes(4)
+
+
+@dataclass(slots=True)
+class Row:
+    """An entry in the table."""
+
+    entry: TableEntry
+    counter: int
+
+
+class TableRows:
+    """The rows of an exact or lpm table, and what every table has: the default action and counters."""
+
+    def __init__(self, table: Table, source: Source, find: Mapping[str, Map], counters: Cells | None) -> None:
+        self.table = table
+        self.name = table.name
+        self.layout = key_layout(table)
+        self.row_layout = row_layout(table)
+        self.actions = {action.name: action for action in reversed(row_actions(table))}
+        self.rows: dict[RowKey, Row] = {}
+        self.counters = counters
+        self.map = find.get("rows")
+        self.default_map = find.get("default")
+        self._free: list[int] = []
+        self._used = 0
+        self.set_default(None)
+
+    # ---- changes
+
+    def insert(self, entry: TableEntry) -> None:
+        """Add a row."""
+        key = self._key(entry)
+        action = self._action(entry.action)
+        if key in self.rows:
+            raise EntryExists(f"{self.name} has an entry with this match{self._priority_text(entry)} already")
+        if len(self.rows) >= self.table.size:
+            raise TableFull(f"{self.name} is full: its size is {self.table.size}")
+        row = Row(entry, self._take_counter())
+        try:
+            self._put(key, self._encode(row, action), row)
+        except BaseException:
+            self._free.append(row.counter)
+            raise
+        self.rows[key] = row
+
+    def insert_many(self, entries: Sequence[TableEntry]) -> list[PipelineError | None]:
+        """Add rows, with one system call if none of them is wrong."""
+        results: list[PipelineError | None] = []
+        for entry in entries:
+            try:
+                self.insert(entry)
+                results.append(None)
+            except PipelineError as ex:
+                results.append(ex)
+        return results
+
+    def modify(self, entry: TableEntry) -> None:
+        """Replace a row's action; its counter goes on."""
+        key = self._key(entry)
+        row = self._row(key, entry)
+        changed = Row(entry, row.counter)
+        self._put(key, self._encode(changed, self._action(entry.action)), changed)
+        self.rows[key] = changed
+
+    def delete(self, entry: TableEntry) -> None:
+        """Remove a row."""
+        key = self._key(entry)
+        row = self._row(key, entry)
+        self._remove(key)
+        del self.rows[key]
+        self._free.append(row.counter)
+
+    def set_default(self, call: ActionCall | None) -> None:
+        """Set the action of a miss; None is the declared one."""
+        if self.default_map is None:
+            if call is not None and self.table.default_const:
+                raise BadEntry(f"the default action of {self.name} is constant")
+            return
+        if call is None:
+            declared = self.table.default
+            if declared is None:
+                self._clear_default()
+            else:
+                self.default_map.update(_ZERO, self.row_layout.encode(declared.action, declared.data))
+            return
+        self.default_map.update(_ZERO, self.row_layout.encode(self._action(call), call.params))
+
+    def _clear_default(self) -> None:
+        assert self.default_map is not None
+        try:
+            self.default_map.delete(_ZERO)
+        except FileNotFoundError:
+            pass  # there was none
+
+    # ---- counters
+
+    def counter(self, entry: TableEntry) -> CounterValue:
+        """Return a row's counter."""
+        return counter_value(self._counters().read(self._row(self._key(entry), entry).counter))
+
+    def all_counters(self) -> dict[RowKey, CounterValue]:
+        """Return every row's counter, by match and priority as they were inserted."""
+        cells = self._counters().read_all()
+        return {
+            (row.entry.match, row.entry.priority): counter_value(cells[row.counter])
+            for row in self.rows.values()
+        }
+
+    def set_counter(self, entry: TableEntry, value: CounterValue) -> None:
+        """Overwrite a row's counter."""
+        row = self._row(self._key(entry), entry)
+        self._counters().write(row.counter, value.packets, value.bytes)
+
+    def _counters(self) -> Cells:
+        if self.counters is None:
+            raise BadEntry(f"{self.name} has no direct counter")
+        return self.counters
+
+    def _take_counter(self) -> int:
+        if self._free:
+            index = self._free.pop()
+        else:
+            index, self._used = self._used, self._used + 1
+        if self.counters is not None:
+            self.counters.write(index, 0, 0)
+        return index
+
+    # ---- checks
+
+    def _key(self, entry: TableEntry) -> RowKey:
+        if self.map is None:
+            raise BadEntry(f"{self.name} has no key, so it takes no entries")
+        return matches.check(self.table, entry.match), self._priority(entry)
+
+    def _priority(self, entry: TableEntry) -> int:
+        return 0
+
+    def _priority_text(self, entry: TableEntry) -> str:
+        return ""
+
+    def _row(self, key: RowKey, entry: TableEntry) -> Row:
+        row = self.rows.get(key)
+        if row is None:
+            raise EntryNotFound(f"{self.name} has no entry with this match{self._priority_text(entry)}")
+        return row
+
+    def _action(self, call: ActionCall) -> Action:
+        """Check an action call."""
+        action = self.actions.get(call.name)
+        if action is None:
+            raise BadEntry(f"{self.name} has no action {call.name}")
+        if len(call.params) != len(action.params):
+            raise BadEntry(
+                f"action {call.name} takes {len(action.params)} parameters, not {len(call.params)}"
+            )
+        for param, value in zip(action.params, call.params, strict=True):
+            if not 0 <= value <= matches.ones(param.width):
+                raise BadEntry(
+                    f"action {call.name}: {value:#x} does not fit {param.name} of {param.width} bits"
+                )
+        return action
+
+    def _encode(self, row: Row, action: Action) -> bytes:
+        return self.row_layout.encode(action, row.entry.action.params, row.counter, self._priority(row.entry))
+
+    # ---- maps
+
+    def _put(self, key: RowKey, value: bytes, row: Row) -> None:
+        assert self.map is not None
+        try:
+            self.map.update(matches.exact_key(self.layout, key[0]), value)
+        except OSError as ex:
+            raise self._map_error(ex) from ex
+
+    def _remove(self, key: RowKey) -> None:
+        assert self.map is not None
+        self.map.delete(matches.exact_key(self.layout, key[0]))
+
+    def _map_error(self, ex: OSError) -> PipelineError:
+        if ex.errno in (errno.E2BIG, errno.ENOMEM, errno.ENOSPC):
+            return TableFull(f"{self.name}: the kernel has no room for another row ({ex.strerror})")
+        return BadEntry(f"{self.name}: the kernel does not take this row ({ex.strerror})")
+
+
+class ExactRows(TableRows):
+    """The rows of an exact table, which can be put in in batches."""
+
+    BATCH = 1024
+
+    def insert_many(self, entries: Sequence[TableEntry]) -> list[PipelineError | None]:
+        """Add rows, with one system call for many."""
+        assert self.map is not None
+        results: list[PipelineError | None] = []
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        for entry in entries:
+            try:
+                key, action = self._key(entry), self._action(entry.action)
+                if key in self.rows:
+                    raise EntryExists(f"{self.name} has an entry with this match already")
+                if len(self.rows) >= self.table.size:
+                    raise TableFull(f"{self.name} is full: its size is {self.table.size}")
+            except PipelineError as ex:
+                results.append(ex)
+                continue
+            row = Row(entry, self._take_counter())
+            keys.append(matches.exact_key(self.layout, key[0]))
+            values.append(self._encode(row, action))
+            self.rows[key] = row
+            results.append(None)
+        for start in range(0, len(keys), self.BATCH):
+            self.map.update_batch(keys[start : start + self.BATCH], values[start : start + self.BATCH])
+        return results
+
+
+@dataclass(slots=True)
+class _Mask:
+    """A mask in use: its number, and how many rows of which priority are under it."""
+
+    number: int
+    priorities: Counter[int] = field(default_factory=Counter)
+
+
+class TernaryRows(TableRows):
+    """The rows of a table with ternary, range, optional or several lpm keys.
+
+    For each different mask the program looks up one hash map; the masks are ordered by the best priority under them.
+    Several entries can meet in one cell (same masked value under the same mask): the map holds the best of them.
+    """
+
+    def __init__(self, table: Table, source: Source, find: Mapping[str, Map], counters: Cells | None) -> None:
+        self._masks: dict[bytes, _Mask] = {}
+        self._cells: dict[tuple[bytes, bytes], dict[RowKey, bytes]] = {}
+        self.mask_map = find["masks"]
+        self._free_numbers = list(range(MAX_MASKS - 1, -1, -1))
+        super().__init__(table, source, find, counters)
+
+    def _priority(self, entry: TableEntry) -> int:
+        if not 0 <= entry.priority < 1 << 31:
+            raise BadEntry(f"{self.name}: priority {entry.priority} is not 0 to 2147483647")
+        return entry.priority
+
+    def _priority_text(self, entry: TableEntry) -> str:
+        return f" and priority {entry.priority}"
+
+    def _put(self, key: RowKey, value: bytes, row: Row) -> None:
+        pairs = list(matches.masked_keys(self.layout, key[0]))
+        new = {mask for _, mask in pairs} - set(self._masks)
+        if len(self._masks) + len(new) > MAX_MASKS:
+            raise TableFull(
+                f"{self.name} already uses {len(self._masks)} different masks; at most {MAX_MASKS} are supported"
+            )
+        replaced = key in self.rows
+        for components, mask in pairs:
+            info = self._masks.get(mask)
+            if info is None:
+                info = self._masks[mask] = _Mask(self._free_numbers.pop())
+            if not replaced:
+                info.priorities[key[1]] += 1
+            cell = self._cells.setdefault((components, mask), {})
+            cell[key] = value
+            self._write_cell(info.number, components, cell)
+        if not replaced:
+            self._write_masks()
+
+    def _remove(self, key: RowKey) -> None:
+        for components, mask in matches.masked_keys(self.layout, key[0]):
+            info, cell = self._masks[mask], self._cells[components, mask]
+            del cell[key]
+            if cell:
+                self._write_cell(info.number, components, cell)
+            else:
+                del self._cells[components, mask]
+                self._map().delete(self._map_key(info.number, components))
+            info.priorities[key[1]] -= 1
+            if not info.priorities[key[1]]:
+                del info.priorities[key[1]]
+            if not info.priorities:
+                self._free_numbers.append(info.number)
+                del self._masks[mask]
+        self._write_masks()
+
+    def _map(self) -> Map:
+        assert self.map is not None
+        return self.map
+
+    def _map_key(self, number: int, components: bytes) -> bytes:
+        head = bytearray(self.layout.start)
+        Slot(0, 4, 32, False).put(head, number)
+        return bytes(head) + components
+
+    def _write_cell(self, number: int, components: bytes, cell: Mapping[RowKey, bytes]) -> None:
+        """Put the best row of a cell into the map; of equal ones the first."""
+        best = max(cell, key=lambda key: key[1])
+        try:
+            self._map().update(self._map_key(number, components), cell[best])
+        except OSError as ex:
+            raise self._map_error(ex) from ex
+
+    def _write_masks(self) -> None:
+        """Replace the list of masks."""
+        words = self.layout.words * 8
+        step = 8 + words
+        value = bytearray(8 + MAX_MASKS * step)
+        Slot(0, 4, 32, False).put(value, len(self._masks))
+        ordered = sorted(self._masks.items(), key=lambda item: -max(item[1].priorities))
+        for index, (mask, info) in enumerate(ordered):
+            at = 8 + index * step
+            Slot(at, 4, 32, False).put(value, info.number)
+            Slot(at + 4, 4, 32, False).put(value, max(info.priorities))
+            value[at + 8 : at + step] = mask
+        self.mask_map.update(_ZERO, bytes(value))
+
+
+def declared_entries(table: Table, actions: Mapping[int, Action]) -> list[TableEntry]:
+    """Return the entries that the program declares for a table, with P4Runtime's priorities.
+
+    BMv2's priorities go the other way: the smaller number wins, and the first entry has 1.
+    """
+    worst = max((int(item.get("priority", 0)) for item in table.entries), default=0)
+    found = []
+    for item in table.entries:
+        match = tuple(
+            matches.declared(key, node) for key, node in zip(table.keys, item["match_key"], strict=True)
+        )
+        call = item["action_entry"]
+        action = ActionCall(
+            actions[call["action_id"]].name, tuple(hexstr(value) for value in call.get("action_data", ()))
+        )
+        priority = worst + 1 - int(item.get("priority", 0)) if table.kind == "ternary" else 0
+        found.append(TableEntry(match, action, priority))
+    return found
