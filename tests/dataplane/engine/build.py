@@ -402,3 +402,56 @@ def forwarder() -> bytes:
     )
     b.start(b.condition(valid("ipv4"), table, b.call(drop_)))
     return b.json()
+
+
+PACKET_IN = [("port", 16), ("reason", 8)]
+PACKET_OUT = [("port", 16), ("operation", 8)]
+OP_SEND, OP_RESUME = 0, 1
+
+
+def controller() -> bytes:
+    """Return a program that sends to the controller what its table says, and takes it back.
+
+    A packet-out with OP_SEND leaves on its port, one with OP_RESUME goes through the table as if it had come in there.
+    """
+    b = Builder([("l4_length", 16), ("in_port", 16)])
+    b.header("packet_in", PACKET_IN)
+    b.header("packet_out", PACKET_OUT, emit=False)
+    b.state("start", select=[INGRESS_PORT], cases=[("0x00ff", "parse_packet_out")], default="parse_ethernet")
+    b.state("parse_packet_out", "packet_out", default="parse_ethernet")
+    states, b.states = b.states, []
+    nat_parser(b)
+    b.states[0]["name"] = "parse_ethernet"
+    b.states = states + b.states
+    for id_, state in enumerate(b.states):
+        state["id"] = id_
+    drop_ = b.action("Ingress.drop", (), drop())
+    forward = b.action(
+        "Ingress.forward", [("port", 9), ("dst", 32)], assign(EGRESS_SPEC, "$0"), assign("ipv4.dst", "$1")
+    )
+    punt = b.action(
+        "Ingress.punt",
+        [("reason", 8)],
+        b.digest("seen_t", ["ipv4.src", "ethernet.src", "scalars.in_port"]),
+        header_primitive("add_header", "packet_in"),
+        assign("packet_in.port", "scalars.in_port"),
+        assign("packet_in.reason", "$0"),
+        assign(EGRESS_SPEC, 255),
+    )
+    set_port = b.action("set_port", (), assign("scalars.in_port", INGRESS_PORT))
+    take = b.action(
+        "take",
+        (),
+        assign("scalars.in_port", "packet_out.port"),
+        header_primitive("remove_header", "packet_out"),
+        assign(EGRESS_SPEC, ("&", "packet_out.port", 0x1FF)),
+    )
+    table = b.table(
+        "Ingress.where",
+        [("ipv4.dst", "ternary"), ("scalars.in_port", "exact")],
+        [forward, punt, drop_],
+        drop_,
+    )
+    resume = b.condition(("==", "packet_out.operation", OP_RESUME), table, None)
+    b.start(b.condition(valid("packet_out"), b.call(take, resume), b.call(set_port, table)))
+    return b.json()
