@@ -100,6 +100,8 @@ def _start(options: SwitchOptions, cleaning: ExitStack) -> None:
     """Start everything, leaving in `cleaning` how to undo it; raises StartFailed."""
     if os.geteuid() != 0:
         raise StartFailed("a switch in the kernel needs root: call it with sudo")
+    # gRPC would print its own account of an address in use before our sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported late: a wrong command line is answered without waiting for gRPC.
     from dataplane.switch.p4runtime.device import Device
     from dataplane.switch.p4runtime.server import AddressInUse, P4RuntimeServer
