@@ -1,4 +1,4 @@
-"""The controller: a thread with an event loop that keeps the switches, the load balancer and the HTTP API.
+"""The controller: what keeps the switches, the load balancer and the HTTP API.
 
     controller = Controller(ControllerConfig(switches, services=[ServiceConfig("echo", endpoint)]), hosts, mover)
     controller.start()                     # returns when every switch is set up
@@ -6,7 +6,8 @@
     engine = …(steering=controller.steering)
     controller.stop()
 
-The methods are for other threads; each runs a coroutine on the loop and raises ControllerError. What the switches must
+It runs on a loop in a thread of its own (`loop`). The methods are for other threads; each runs a coroutine there and
+raises ControllerError. What the switches must
 hold is remembered here and restored after they were lost; at the first connection what they hold is adopted, so a
 controller that is started again goes on where the last one ended.
 """
@@ -18,6 +19,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -31,6 +33,7 @@ from controllers.events import EventBus
 from controllers.hosts import Hosts
 from controllers.http.server import HttpServer
 from controllers.loadbalancer import BalancerOptions, LoadBalancer
+from controllers.loop import background_loop
 from controllers.migrations import MigrationService, Mover
 from controllers.nodes import Nodes
 from controllers.rows import Row
@@ -81,7 +84,7 @@ class Controller:
         self.config = config
         self.hosts: Hosts = hosts if hosts is not None else {}
         self.apps: Apps = apps if apps is not None else dict
-        self.loop = asyncio.new_event_loop()
+        self.loop = background_loop()
         self.events = EventBus(self.loop)
         self.balancer = LoadBalancer(_master(config), self._on_ready, config.balancer, self.events.publish)
         self.nodes = Nodes(self.balancer, config.default_service)
@@ -93,7 +96,7 @@ class Controller:
         self.tables: dict[str, SwitchTables] = {}
         self.http: HttpServer | None = None
         self._static: dict[str, list[Row]] = {}
-        self._thread = threading.Thread(target=self._run, name="controller", daemon=True)
+        self._running: Future[None] | None = None
         self._started = threading.Event()
         self._fatal: ControllerError | None = None
         self._ended: asyncio.Event | None = None
@@ -111,7 +114,7 @@ class Controller:
 
     def start(self, timeout: float = 30.0) -> None:
         """Begin, and return when every switch is set up and the API answers; raises ControllerError."""
-        self._thread.start()
+        self._running = asyncio.run_coroutine_threadsafe(self._run(), self.loop)
         if not self._started.wait(timeout) and self._fatal is None:
             waiting = [f"{name} at {link.config.addr} ({link.state})" for name, link in self.links.items()]
             self._fatal = SwitchNotReady(f"not ready within {timeout:g} s: {', '.join(waiting)}")
@@ -122,26 +125,25 @@ class Controller:
 
     def stop(self) -> None:
         """End everything; the switches keep what they have."""
-        if self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):
-                self.loop.call_soon_threadsafe(self._end)
-            self._thread.join(10)
+        if self._running is not None:
+            self.loop.call_soon_threadsafe(self._end)
+            with contextlib.suppress(TimeoutError):
+                self._running.result(10)
+            self._running = None
         self.steering.close()
 
     def _end(self) -> None:
         if self._ended is not None:
             self._ended.set()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
+    async def _run(self) -> None:
         try:
-            self.loop.run_until_complete(self._main())
+            await self._main()
         except ControllerError as ex:
+            LOG.error("the controller ends: %s", ex)
             self._fatal = ex
         finally:
             self._started.set()
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
 
     async def _main(self) -> None:
         self._ended = asyncio.Event()
@@ -218,7 +220,7 @@ class Controller:
 
     def call(self, work: Coroutine[Any, Any, _T], timeout: float = _CALL_S) -> _T:
         """Run a coroutine on the loop and return its result."""
-        if not self._thread.is_alive():
+        if self._running is None or self._running.done():
             work.close()
             raise SwitchNotReady("the controller is not running")
         future = asyncio.run_coroutine_threadsafe(work, self.loop)

@@ -15,7 +15,7 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from controllers import rows
 from controllers.errors import Conflict
@@ -69,17 +69,6 @@ def plan(table: Table, backends: Iterable[Backend], move: Move) -> Plan:
     made.finish_deletes -= {*made.prepare, *made.switch}
     made.switch_deletes -= {*made.prepare, *made.switch}
     return made
-
-
-def reverse(move: Move) -> Move:
-    """Return the move that goes back."""
-    return replace(
-        move,
-        source=move.destination,
-        destination=move.source,
-        listeners=[MovedListener(x.new, x.old) for x in move.listeners],
-        connections=[MovedConnection(x.new, x.old, x.peer) for x in move.connections],
-    )
 
 
 def _plan_listener(

@@ -2,7 +2,7 @@
 
 The methods are called from the migration's thread and run as coroutines on the controller's loop. Every move keeps
 what its rows were before, for the way back; a move that this controller has never seen (it was restarted in the
-middle) is taken back by planning the reverse one from the rows that are there.
+middle) is taken back by what the rows say (`recovery`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from controllers import relocation, rows
+from controllers import recovery, relocation, rows
 from controllers.errors import ControllerError
 from controllers.hosts import Host, Hosts
 from controllers.loadbalancer import LoadBalancer
@@ -53,6 +53,7 @@ class _Active:
     before: dict[Key, Row | None] = field(default_factory=dict)
     held: set[Endpoint] = field(default_factory=set)
     switched: bool = False
+    stats: HeldStats = field(default_factory=HeldStats)
 
 
 class SwitchSteering:
@@ -181,7 +182,14 @@ class SwitchSteering:
 
     async def _restore(self, active: _Active, keys: set[Key]) -> None:
         """Put keys back to what they were before the move."""
+        table = self._balancer.table
         before = {key: active.before.get(key) for key in keys}
+        # A service's connection that was pinned on the way stays pinned: it is right wherever the backend lives.
+        before = {
+            k: old
+            for k, old in before.items()
+            if old or k not in table or table[k].action != "pin_to_backend"
+        }
         upserts = [row for row in before.values() if row is not None]
         await self._balancer.write(upserts, [key for key, row in before.items() if row is None])
 
@@ -214,14 +222,11 @@ class SwitchSteering:
         self._forget_if_done(active)
 
     async def _switch_back_unknown(self, move: Move) -> None:
-        """Go back without having been there: what lives at the new location now came from this move."""
-        table, backends = self._balancer.table, self._balancer.model.backends.values()
-        back = relocation.plan(table, backends, relocation.reverse(move))
-        await self._balancer.write(back.prepare.values())
-        await self._balancer.write(back.switch.values(), back.switch_deletes)
-        await self._balancer.write((), back.finish_deletes)
-        for backend, (_, old) in back.backends.items():
-            self._balancer.relocated(backend, old)
+        """Go back without having been there: another controller began this move."""
+        undo = recovery.undo(self._balancer.table, self._balancer.model.backends.values(), move)
+        await self._balancer.write(undo.upserts, undo.deletes)
+        for backend, location in undo.backends.items():
+            self._balancer.relocated(backend, location)
 
     # ---- release
 
@@ -241,14 +246,15 @@ class SwitchSteering:
             await self._resend(hold)
             queue = self._balancer.receiver.holds.pop(hold, None)
             if queue is not None:
-                stats = HeldStats(
-                    stats.packets + queue.packets, stats.bytes + queue.bytes, stats.dropped + queue.dropped
-                )
+                stats = _sum(stats, HeldStats(queue.packets, queue.bytes, queue.dropped))
+        earlier = HeldStats()
         if active is not None:
+            # A move may be held and let go several times before the freeze.
+            earlier, active.stats = active.stats, _sum(active.stats, stats)
             active.held.clear()
             self._forget_if_done(active)
         self._balancer.held_total.add(stats)
-        return stats
+        return _sum(earlier, stats)
 
     async def _send_on(self, hold: int) -> None:
         """Empty a queue while its hold still stands, so that what comes meanwhile queues behind.
@@ -284,3 +290,7 @@ class SwitchSteering:
         """Drop the memory of a move that neither holds anything nor can go back any more."""
         if not active.held and not active.before:
             self._moves.pop(active.move.id, None)
+
+
+def _sum(one: HeldStats, other: HeldStats) -> HeldStats:
+    return HeldStats(one.packets + other.packets, one.bytes + other.bytes, one.dropped + other.dropped)

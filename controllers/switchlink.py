@@ -79,6 +79,7 @@ class SwitchLink:
         self._codec: RowCodec | None = None
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._tokens = itertools.count(1)
+        self._sending = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -137,18 +138,20 @@ class SwitchLink:
         switch.ee.on(finsy.SwitchEvent.CHANNEL_READY, lambda _: events.put_nowait(switch.is_primary))
         switch.ee.on(finsy.SwitchEvent.CHANNEL_DOWN, lambda _: down.set())
         async with contextlib.AsyncExitStack() as stack:
+            ends = [await stack.enter_async_context(_running(down.wait()))]
             if self._listener is not None:
                 for reader in (self._read_packets(switch), self._read_digests(switch)):
-                    await stack.enter_async_context(_running(reader))
+                    ends.append(await stack.enter_async_context(_running(reader)))
                 await asyncio.sleep(0)  # both have opened their queues when the stream begins
             await stack.enter_async_context(switch)
-            ended = await stack.enter_async_context(_running(down.wait()))
             self._switch, self._codec = switch, RowCodec(switch.p4info)
-            while not ended.done():
+            while not (over := [end for end in ends if end.done()]):
                 async with _running(events.get()) as change:
-                    await asyncio.wait({change, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({change, *ends}, return_when=asyncio.FIRST_COMPLETED)
                     if change.done():
                         await self._role(change.result())
+            for end in over:
+                end.result()
 
     async def _role(self, primary: bool) -> None:
         """Set the tables up as the primary, or stand back as a backup."""
@@ -198,7 +201,7 @@ class SwitchLink:
         assert self._listener is not None
         async for digest in switch.read_digests(DIGEST, queue_size=_QUEUE):
             self._listener.on_digest(digest.data)
-            await switch.write([digest.ack()])
+            await self._send(switch, digest.ack())
 
     async def _configure_digest(self) -> None:
         entry = finsy.P4DigestEntry(
@@ -216,7 +219,11 @@ class SwitchLink:
         """Send (port, frame) pairs in order."""
         switch = self._connected()
         for port, frame in frames:
-            message = finsy.P4PacketOut(frame, port=port, operation=operation, id=id)
+            await self._send(switch, finsy.P4PacketOut(frame, port=port, operation=operation, id=id))
+
+    async def _send(self, switch: finsy.Switch, message: finsy.P4PacketOut | finsy.P4DigestListAck) -> None:
+        """Send one stream message; grpc.aio loses messages of writers that do not wait for each other."""
+        async with self._sending:
             try:
                 await switch.write([message])
             except finsy.P4ClientError as ex:

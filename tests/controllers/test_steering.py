@@ -1,0 +1,296 @@
+"""A migration's steering on a model switch: every kind of endpoint, forth and back, held and let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from controllers.controller import Controller
+from controllers.hosts import Host
+from controllers.switchlink import SwitchLink
+from migration.steering import Move, MovedConnection, MovedListener, SteeringError
+from tests.controllers.conftest import VIP, controller_config, eventually, tcp
+from tests.controllers.model_switch import ACK, SYN, ModelSwitch, frame
+from tests.controllers.test_controller import client, flat
+
+_VIP = (int(VIP.address), VIP.port)
+OLD, NEW = tcp("10.0.2.2"), tcp("10.0.3.3")
+
+
+class AtOnce:
+    """A drainer for a switch from which packets go nowhere: all have arrived at once."""
+
+    def __init__(self) -> None:
+        self.drained: list[str] = []
+
+    async def open(self, host: Host) -> None:
+        """Nothing to open."""
+
+    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
+        """Wait for the switch only."""
+        await link.barrier()
+        self.drained.append(host.name)
+
+    def close(self, host: str | None = None) -> None:
+        """Nothing to close."""
+
+
+HOSTS = {
+    f"h{n}": Host(f"h{n}", 0, IPv4Address(f"10.0.{n}.{n}"), f"08:00:00:00:0{n}:0{n}", "s1", n)
+    for n in range(1, 6)
+}
+
+
+@pytest.fixture
+def controller(program: tuple[Path, Path], switch: ModelSwitch) -> Iterator[Controller]:
+    """Run a controller that knows hosts."""
+    running = Controller(controller_config(program, switch.address), HOSTS, drainer=AtOnce())
+    running.start(10)
+    yield running
+    running.stop()
+
+
+def send(
+    switch: ModelSwitch, source: tuple[int, int], destination: tuple[int, int], flags: int = ACK
+) -> object:
+    """Let a packet come in; return what goes out: (port, source, destination) of each."""
+    switch.inject(frame(6, source, destination, flags))
+    return switch.taken()
+
+
+def rows_of(switch: ModelSwitch) -> object:
+    """Return everything in the switch's tables."""
+    return {name: dict(rows) for name, rows in switch.running.tables.items()}
+
+
+def migrate(controller: Controller, move: Move) -> None:
+    """Do all steps of a migration that works."""
+    steering = controller.steering
+    for step in (
+        steering.prepare,
+        steering.hold,
+        steering.extend,
+        steering.switch_over,
+        steering.release,
+        steering.finish,
+    ):
+        step(move)
+
+
+def vip_move(name: str, old: str, new: str, connections: list[MovedConnection] | None = None) -> Move:
+    """Return the move of a listener on port 7000."""
+    return Move(name, "h2", "h3", [MovedListener(tcp(old), tcp(new))], connections or [])
+
+
+def test_a_server_behind_a_vip_moves_and_comes_home(controller: Controller, switch: ModelSwitch) -> None:
+    """Its connections follow; when it is back, the rows are those of the beginning."""
+    controller.add_backend("echo", OLD)
+    send(switch, client(1), _VIP, SYN)
+    eventually(lambda: len(controller.connections()) == 1, "pinning")
+    before = rows_of(switch)
+    connection = [MovedConnection(OLD, NEW, tcp("10.0.1.1", 20001))]
+    migrate(controller, vip_move("m1", "10.0.2.2", "10.0.3.3", connection))
+    assert send(switch, client(1), _VIP) == [(3, client(1), flat("10.0.3.3"))]
+    assert send(switch, flat("10.0.3.3"), client(1)) == [(1, _VIP, client(1))]
+    assert controller.backends()[0]["ipv4"] == "10.0.3.3"
+    back = [MovedConnection(NEW, OLD, tcp("10.0.1.1", 20001))]
+    migrate(controller, vip_move("m2", "10.0.3.3", "10.0.2.2", back))
+    assert rows_of(switch) == before
+
+
+def test_packets_wait_while_nobody_is_there(controller: Controller, switch: ModelSwitch) -> None:
+    """Held packets come out in order at the new place, and are counted."""
+    controller.add_backend("echo", OLD)
+    move = vip_move("m1", "10.0.2.2", "10.0.3.3")
+    controller.steering.prepare(move)
+    controller.steering.hold(move)
+    for number in range(50):
+        assert send(switch, client(number), _VIP, SYN) == []
+    controller.steering.switch_over(move)
+    stats = controller.steering.release(move)
+    controller.steering.finish(move)
+    assert (stats.packets, stats.bytes, stats.dropped) == (50, 50 * 54, 0)
+    assert [source for _, source, _ in switch.taken()] == [client(number) for number in range(50)]
+    assert not switch.running.tables["Ingress.hold"]
+    assert controller.steering._moves == {}
+
+
+def test_a_hold_has_a_budget(program: tuple[Path, Path], switch: ModelSwitch) -> None:
+    """What does not fit is dropped and counted."""
+    config = controller_config(program, switch.address)
+    object.__setattr__(config.balancer, "hold_budget", 10 * 54)
+    controller = Controller(config, HOSTS, drainer=AtOnce())
+    controller.start(10)
+    try:
+        controller.add_backend("echo", OLD)
+        move = vip_move("m1", "10.0.2.2", "10.0.3.3")
+        controller.steering.hold(move)
+        for number in range(15):
+            send(switch, client(number), _VIP, SYN)
+        stats = controller.steering.release(move)
+        assert (stats.packets, stats.dropped) == (10, 5)
+        assert len(switch.taken()) == 10
+    finally:
+        controller.stop()
+
+
+def test_a_server_addressed_directly(controller: Controller, switch: ModelSwitch) -> None:
+    """Its identity is sent on; whoever calls its new address is answered from there."""
+    peer = tcp("10.0.1.1", 20001)
+    before = rows_of(switch)
+    migrate(controller, vip_move("m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, peer)]))
+    assert send(switch, client(1), flat("10.0.2.2")) == [(3, client(1), flat("10.0.3.3"))]
+    assert send(switch, flat("10.0.3.3"), client(1)) == [(1, flat("10.0.2.2"), client(1))]
+    assert send(switch, client(2), flat("10.0.2.2"), SYN) == [(3, client(2), flat("10.0.3.3"))]
+    switch.inject(frame(6, client(3), flat("10.0.3.3"), SYN))
+    eventually(lambda: switch.running.out, "opening to the new address")
+    assert switch.taken() == [(3, client(3), flat("10.0.3.3"))]
+    assert send(switch, flat("10.0.3.3"), client(3)) == [(1, flat("10.0.3.3"), client(3))]
+    both = [
+        MovedConnection(NEW, tcp("10.0.4.4"), peer),
+        MovedConnection(NEW, tcp("10.0.4.4"), tcp("10.0.1.1", 20003)),
+    ]
+    migrate(controller, vip_move("m2", "10.0.3.3", "10.0.4.4", both))
+    assert send(switch, client(1), flat("10.0.2.2")) == [(4, client(1), flat("10.0.4.4"))]
+    assert send(switch, client(3), flat("10.0.3.3")) == [(4, client(3), flat("10.0.4.4"))]
+    assert send(switch, flat("10.0.4.4"), client(3)) == [(1, flat("10.0.3.3"), client(3))]
+    home = [MovedConnection(tcp("10.0.4.4"), OLD, peer)]
+    migrate(controller, vip_move("m3", "10.0.4.4", "10.0.2.2", home))
+    assert send(switch, client(1), flat("10.0.2.2")) == [(2, client(1), flat("10.0.2.2"))]
+    left = {name: rows for name, rows in rows_of(switch).items() if rows != before[name]}  # type: ignore[attr-defined,index]
+    assert set(left) == {"Ingress.connection", "Ingress.connection_source"}  # the connection of client 3
+
+
+def test_a_client_moves_with_its_connection(controller: Controller, switch: ModelSwitch) -> None:
+    """The service sees the same peer as before, and answers reach it at its new place."""
+    controller.add_backend("echo", OLD)
+    producer, moved = tcp("10.0.4.4", 40000), tcp("10.0.5.5", 40000)
+    send(switch, flat("10.0.4.4", 40000), _VIP, SYN)
+    eventually(lambda: len(controller.connections()) == 1, "pinning")
+    before = rows_of(switch)
+    migrate(controller, Move("m1", "h4", "h5", [], [MovedConnection(producer, moved, VIP)]))
+    assert send(switch, flat("10.0.5.5", 40000), _VIP) == [(2, flat("10.0.4.4", 40000), flat("10.0.2.2"))]
+    assert send(switch, flat("10.0.2.2"), flat("10.0.4.4", 40000)) == [(5, _VIP, flat("10.0.5.5", 40000))]
+    migrate(controller, Move("m2", "h5", "h4", [], [MovedConnection(moved, producer, VIP)]))
+    assert rows_of(switch) == before
+
+
+def test_both_ends_of_a_connection_move(controller: Controller, switch: ModelSwitch) -> None:
+    """Client and server, one after the other, keep their identities."""
+    controller.add_backend("echo", OLD)
+    producer, moved = tcp("10.0.4.4", 40000), tcp("10.0.5.5", 40000)
+    send(switch, flat("10.0.4.4", 40000), _VIP, SYN)
+    eventually(lambda: len(controller.connections()) == 1, "pinning")
+    migrate(controller, Move("m1", "h4", "h5", [], [MovedConnection(producer, moved, VIP)]))
+    migrate(controller, vip_move("m2", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, producer)]))
+    assert send(switch, flat("10.0.5.5", 40000), _VIP) == [(3, flat("10.0.4.4", 40000), flat("10.0.3.3"))]
+    assert send(switch, flat("10.0.3.3"), flat("10.0.4.4", 40000)) == [(5, _VIP, flat("10.0.5.5", 40000))]
+
+
+def test_a_backends_direct_connections_follow_it(controller: Controller, switch: ModelSwitch) -> None:
+    """Who called the backend by its own address keeps talking to that address."""
+    controller.add_backend("echo", OLD)
+    switch.inject(frame(6, client(7), flat("10.0.2.2"), SYN))
+    eventually(lambda: switch.running.out, "opening")
+    switch.taken()
+    before = rows_of(switch)
+    peer = tcp("10.0.1.1", 20007)
+    migrate(controller, vip_move("m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, peer)]))
+    assert send(switch, client(7), flat("10.0.2.2")) == [(3, client(7), flat("10.0.3.3"))]
+    assert send(switch, flat("10.0.3.3"), client(7)) == [(1, flat("10.0.2.2"), client(7))]
+    for address in ("10.0.2.2", "10.0.3.3"):  # both addresses open new connections
+        switch.inject(frame(6, client(8), flat(address), SYN))
+        eventually(lambda: switch.running.out, "opening")
+        assert switch.taken() == [(3, client(8), flat("10.0.3.3"))]
+        assert send(switch, flat("10.0.3.3"), client(8)) == [(1, flat(address), client(8))]
+        controller.call(
+            controller.balancer.pins.remove(
+                [k for k in controller.balancer.table if k[0] == "connection" and k[1][2] == 20008]
+            )
+        )
+    migrate(controller, vip_move("m2", "10.0.3.3", "10.0.2.2", [MovedConnection(NEW, OLD, peer)]))
+    assert rows_of(switch) == before
+
+
+@pytest.mark.parametrize(
+    "steps", [("prepare",), ("prepare", "hold"), ("prepare", "hold", "extend", "switch_over")]
+)
+def test_going_back_leaves_no_trace(
+    controller: Controller, switch: ModelSwitch, steps: tuple[str, ...]
+) -> None:
+    """Wherever a migration fails, the rows are those from before, and what was held arrives at the source."""
+    controller.add_backend("echo", OLD)
+    send(switch, client(1), _VIP, SYN)
+    eventually(lambda: len(controller.connections()) == 1, "pinning")
+    before = rows_of(switch)
+    move = vip_move("m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, tcp("10.0.1.1", 20001))])
+    for step in steps:
+        getattr(controller.steering, step)(move)
+    held = "hold" in steps
+    assert send(switch, client(1), _VIP) == ([] if held else [(2, client(1), flat("10.0.2.2"))])
+    controller.steering.switch_back(move)
+    controller.steering.switch_back(move)
+    assert controller.steering.release(move).packets == int(held)
+    assert switch.taken() == ([(2, client(1), flat("10.0.2.2"))] if held else [])
+    assert rows_of(switch) == before
+    assert controller.backends()[0]["ipv4"] == "10.0.2.2"
+    assert controller.steering._moves == {}
+
+
+def test_a_new_controller_takes_back_what_the_old_one_began(
+    program: tuple[Path, Path], switch: ModelSwitch
+) -> None:
+    """The journal's move is enough to undo it, and what is held since comes out."""
+    config = controller_config(program, switch.address)
+    first = Controller(config, HOSTS, drainer=AtOnce())
+    first.start(10)
+    first.add_backend("echo", OLD)
+    send(switch, client(1), _VIP, SYN)
+    eventually(lambda: len(first.connections()) == 1, "pinning")
+    before = rows_of(switch)
+    move = vip_move("m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, tcp("10.0.1.1", 20001))])
+    for step in (first.steering.prepare, first.steering.hold, first.steering.switch_over):
+        step(move)
+    first.stop()
+    second = Controller(config, HOSTS, drainer=AtOnce())
+    second.start(10)
+    try:
+        assert send(switch, client(1), _VIP) == []
+        eventually(lambda: second.balancer.receiver.holds, "holding")
+        second.steering.switch_back(move)
+        assert second.steering.release(move).packets == 1
+        assert switch.taken() == [(2, client(1), flat("10.0.2.2"))]
+        assert rows_of(switch) == before
+    finally:
+        second.stop()
+
+
+def test_a_hold_can_be_let_go_and_taken_again(controller: Controller, switch: ModelSwitch) -> None:
+    """As when a handshake's end was among what was held."""
+    controller.add_backend("echo", OLD)
+    move = vip_move("m1", "10.0.2.2", "10.0.3.3")
+    controller.steering.prepare(move)
+    for _ in range(2):
+        controller.steering.hold(move)
+        assert send(switch, client(1), _VIP, SYN) == []
+        controller.steering.release(move)
+        assert len(switch.taken()) == 1
+    controller.steering.hold(move)
+    controller.steering.switch_over(move)
+    assert controller.steering.release(move).packets == 2
+    controller.steering.finish(move)
+
+
+def test_refusals(controller: Controller) -> None:
+    """An unknown host and a place that is taken are refused before anything is written."""
+    controller.add_backend("echo", OLD)
+    controller.add_backend("echo", NEW)
+    before = dict(controller.balancer.table)
+    with pytest.raises(SteeringError, match=r"10.0.3.3:7000/tcp is already in use"):
+        controller.steering.prepare(vip_move("m1", "10.0.2.2", "10.0.3.3"))
+    with pytest.raises(SteeringError, match="host 'h9' is not part of the network"):
+        controller.steering.prepare(Move("m2", "h9", "h3"))
+    assert dict(controller.balancer.table) == before
