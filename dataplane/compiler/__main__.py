@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{count_errors(str(ex))} error(s)", file=sys.stderr)
     except RecursionError:
         print("p4ferry-p4c: error: the program is nested too deeply", file=sys.stderr)
+    except Exception as ex:
+        # A mistake of ours; whoever looks for it sets P4FERRY_DEBUG.
+        if os.environ.get("P4FERRY_DEBUG"):
+            raise
+        print(f"p4ferry-p4c: internal error, please report it: {type(ex).__name__}: {ex}", file=sys.stderr)
     return 1
 
 

@@ -10,7 +10,6 @@ compiler cannot translate is refused by name, at its position.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
 
 from .source import Sources
 
@@ -55,10 +54,10 @@ class Diagnostics:
         if self.error_count >= MAX_ERRORS:
             raise CompileError(self.render())
 
-    def fail(self, message: str, pos: int | None, end: int | None = None) -> NoReturn:
-        """Report an error and give up on the construct."""
+    def failure(self, message: str, pos: int | None, end: int | None = None) -> Abort:
+        """Report an error; what it returns is to be raised, to give up on the construct."""
         self.error(message, pos, end)
-        raise Abort
+        return Abort()
 
     def warn(self, kind: str, message: str, pos: int | None, end: int | None = None) -> None:
         """Report a warning of a kind that --Wdisable=KIND can silence."""

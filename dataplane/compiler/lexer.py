@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from .errors import Diagnostics
 from .source import SourceFile
 
-KEYWORDS = frozenset(
-    """abstract action actions apply bool bit const control default else entries enum error exit extern false for
+_WORDS = """
+    abstract action actions apply bool bit const control default else entries enum error exit extern false for
     header header_union if in inout int key list match_kind type out parser package return select state string
-    struct switch table this transition true tuple typedef varbit valueset void break continue""".split()
-)
+    struct switch table this transition true tuple typedef varbit valueset void break continue"""
+KEYWORDS = frozenset(_WORDS.split())
 # P4_16 section 6.3 (grammar: nonTypeName): words that may still name things.
 SOFT_KEYWORDS = frozenset(
     ["apply", "key", "actions", "state", "entries", "type", "list", "break", "continue", "for"]
@@ -31,7 +31,7 @@ TOKEN = re.compile(
       | (?P<id>[A-Za-z_][A-Za-z0-9_]*)
       | (?P<int>[0-9](?:[0-9a-zA-Z_])*)
       | (?P<str>"(?:[^"\\\n]|\\.)*")
-      | (?P<op>&&&|\.\.\.|\.\.|\|\+\||\|-\||\+\+|<<=|\|=|&=|\^=|\+=|-=|\*=|/=|%=|==|!=|<=|<<|&&|\|\||[-+*/%&|^~!<>=?:;,.(){}\[\]@])
+      | (?P<op>&&&|\.\.\.|\.\.|\|\+\||\|-\||\+\+|<<=|[|&^+\-*/%=!<]=|<<|&&|\|\||[-+*/%&|^~!<>=?:;,.(){}\[\]@])
       | (?P<hash>\#\#?)""",
     re.VERBOSE | re.DOTALL,
 )

@@ -72,16 +72,18 @@ class _Evaluator:
             self.at += length
             right = self.binary(level + 1)
             if operator in ("/", "%") and right == 0:
-                self.diagnostics.fail("division by zero in a preprocessor expression", token.pos, token.end)
+                raise self.diagnostics.failure(
+                    "division by zero in a preprocessor expression", token.pos, token.end
+                )
             if operator in ("<<", ">>") and not 0 <= right <= MAX_SHIFT:
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     "shift by an impossible amount in a preprocessor expression", token.pos, token.end
                 )
             value = BINARY[level][operator](value, right)
 
     def unary(self) -> int:
         if self.at >= len(self.tokens):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"the expression of #{self.word.text} is incomplete", self.word.pos, self.word.end
             )
         token = self.tokens[self.at]
@@ -96,20 +98,22 @@ class _Evaluator:
         if token.kind == "INT":
             literal = parse_integer(token.text)
             if isinstance(literal, str):
-                self.diagnostics.fail(literal, token.pos, token.end)
+                raise self.diagnostics.failure(literal, token.pos, token.end)
             return literal.value
         if token.text == "true":
             return 1
         if token.text[0].isalpha() or token.text[0] == "_":
             return 0  # as in C: what is not defined counts as 0
-        self.diagnostics.fail(
+        raise self.diagnostics.failure(
             f"'{token.text}' does not belong into a preprocessor expression", token.pos, token.end
         )
 
     def expect(self, kind: str) -> None:
         if self.operator()[0] != kind:
             token = self.tokens[self.at] if self.at < len(self.tokens) else self.word
-            self.diagnostics.fail(f"'{kind}' is missing in a preprocessor expression", token.pos, token.end)
+            raise self.diagnostics.failure(
+                f"'{kind}' is missing in a preprocessor expression", token.pos, token.end
+            )
         self.at += 1
 
 
@@ -120,7 +124,7 @@ def evaluate_condition(tokens: Sequence[Token], word: Token, diagnostics: Diagno
         value = evaluator.ternary()
         if evaluator.at < len(tokens):
             token = tokens[evaluator.at]
-            diagnostics.fail(
+            raise diagnostics.failure(
                 f"'{token.text}' is unexpected in a preprocessor expression", token.pos, token.end
             )
     except Abort:

@@ -29,7 +29,7 @@ class CallChecker(ExpressionChecker):
         elif isinstance(kind, t.Callable):
             self.call_built_in(expr, kind, scope)
         else:
-            self.diagnostics.fail(f"{kind} cannot be called", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"{kind} cannot be called", expr.pos, expr.end)
         return expr
 
     # ---- functions and methods
@@ -39,7 +39,7 @@ class CallChecker(ExpressionChecker):
         if not matching:
             counts = sorted({len(f.params) for f in kind.overloads})
             wanted = " or ".join(map(str, counts))
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"'{kind.name}' takes {wanted} argument(s), {len(expr.args)} given", expr.pos, expr.end
             )
         function = matching[0]
@@ -49,7 +49,7 @@ class CallChecker(ExpressionChecker):
         variables = self.type_vars(function.type_params)
         if expr.type_args:
             if len(expr.type_args) != len(variables):
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"'{kind.name}' takes {len(variables)} type argument(s), {len(expr.type_args)} given",
                     expr.pos,
                     expr.end,
@@ -61,7 +61,7 @@ class CallChecker(ExpressionChecker):
         self.arguments(expr, function.params, scope, bindings, f"'{kind.name}'")
         result = self.substitute(function.result, bindings)
         if isinstance(result, t.TypeVar):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"the type argument <{result}> of '{kind.name}' is missing", expr.pos, expr.end
             )
         expr.type = result
@@ -84,7 +84,7 @@ class CallChecker(ExpressionChecker):
             want = self.substitute(param.type, bindings)
             label = f"argument '{param.name}' of {what}"
             if want is t.INT and isinstance(param.type, t.TypeVar):
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"{label} needs a width; write it as in 16w{argument.const or 0}",
                     argument.pos,
                     argument.end,
@@ -93,7 +93,9 @@ class CallChecker(ExpressionChecker):
             if param.direction in ("out", "inout"):
                 self.lvalue(expr.args[at], label)
             elif not param.direction and not param.of_action and self.must_be_constant(param, expr.args[at]):
-                self.diagnostics.fail(f"{label} must be known at compile time", argument.pos, argument.end)
+                raise self.diagnostics.failure(
+                    f"{label} must be known at compile time", argument.pos, argument.end
+                )
 
     @staticmethod
     def must_be_constant(param: ast.Param, argument: ast.Expr) -> bool:
@@ -108,13 +110,13 @@ class CallChecker(ExpressionChecker):
         if any(expr.names):
             by_name = dict(zip(expr.names, expr.args, strict=True))
             if None in by_name or len(by_name) != len(expr.args):
-                self.diagnostics.fail("name all arguments, each once, or none", expr.pos, expr.end)
+                raise self.diagnostics.failure("name all arguments, each once, or none", expr.pos, expr.end)
             for name in by_name:
                 if all(p.name != name for p in params):
-                    self.diagnostics.fail(f"{what} has no parameter '{name}'", expr.pos, expr.end)
+                    raise self.diagnostics.failure(f"{what} has no parameter '{name}'", expr.pos, expr.end)
             missing = [p for p in params if p.name not in by_name and p.default is None]
             if missing:
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"argument '{missing[0].name}' of {what} is missing", expr.pos, expr.end
                 )
             expr.args = [by_name[p.name] if p.name in by_name else self.default_of(p) for p in params]
@@ -123,7 +125,7 @@ class CallChecker(ExpressionChecker):
             expr.args.extend(self.default_of(p) for p in params[len(expr.args) :])
             expr.names = [None] * len(expr.args)
         if len(expr.args) != len(params):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"{what} takes {len(params)} argument(s), {len(expr.args)} given", expr.pos, expr.end
             )
 
@@ -139,7 +141,9 @@ class CallChecker(ExpressionChecker):
         if isinstance(expr, ast.Default):
             return
         if not isinstance(root, ast.Name) or not isinstance(root.ref, (ast.Variable, ast.Param)):
-            self.diagnostics.fail(f"{what} must be something that can be written to", expr.pos, expr.end)
+            raise self.diagnostics.failure(
+                f"{what} must be something that can be written to", expr.pos, expr.end
+            )
         if isinstance(root.ref, ast.Param):
             read_only = root.ref.direction == "in" or (root.ref.direction == "" and not _is_extern(root.type))
             if read_only:
@@ -150,7 +154,7 @@ class CallChecker(ExpressionChecker):
                     if root.ref.direction
                     else "a directionless"
                 )
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"'{root.ref.name}' is {kind} parameter and cannot be written to", expr.pos, expr.end
                 )
         if (
@@ -158,7 +162,9 @@ class CallChecker(ExpressionChecker):
             and expr.name in ("lastIndex", "size")
             and isinstance(expr.expr.type, t.Stack)
         ):
-            self.diagnostics.fail(f"'{expr.name}' of a header stack cannot be written to", expr.pos, expr.end)
+            raise self.diagnostics.failure(
+                f"'{expr.name}' of a header stack cannot be written to", expr.pos, expr.end
+            )
 
     # ---- built-in methods and apply
 
@@ -174,10 +180,10 @@ class CallChecker(ExpressionChecker):
             return
         if kind.name in ("push_front", "pop_front"):
             if len(expr.args) != 1:
-                self.diagnostics.fail(f"'{kind.name}' takes one argument", expr.pos, expr.end)
+                raise self.diagnostics.failure(f"'{kind.name}' takes one argument", expr.pos, expr.end)
             expr.args[0] = self.expr(expr.args[0], scope)
             if not isinstance(expr.args[0].const, int) or expr.args[0].const < 0:
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"'{kind.name}' needs a number known at compile time", expr.pos, expr.end
                 )
             expr.type = t.VOID
@@ -197,7 +203,7 @@ class CallChecker(ExpressionChecker):
 
     def no_arguments(self, expr: ast.Call, what: str) -> None:
         if expr.args:
-            self.diagnostics.fail(f"{what} takes no arguments", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"{what} takes no arguments", expr.pos, expr.end)
 
     def apply_block(self, expr: ast.Call, owner: t.Block, scope: Scope) -> None:
         bindings: Bindings = dict(zip(self.type_vars(owner.decl.type_params), owner.args, strict=False))
@@ -217,7 +223,7 @@ class CallChecker(ExpressionChecker):
             matching = [m for m in constructors if self.accepts(m.params, call)]
             if constructors and not matching:
                 counts = " or ".join(str(len(m.params)) for m in constructors)
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"extern '{kind}' takes {counts} constructor argument(s), {len(args)} given",
                     node.pos,
                     node.end,
@@ -230,12 +236,12 @@ class CallChecker(ExpressionChecker):
             else:
                 is_type = decl.states is None if isinstance(decl, ast.ParserDecl) else decl.body is None
                 if is_type:
-                    self.diagnostics.fail(
+                    raise self.diagnostics.failure(
                         f"'{decl.name}' is only a type and has no instances", node.pos, node.end
                     )
                 params = decl.constructor_params
         else:
-            self.diagnostics.fail(f"{kind} has no constructor", node.pos, node.end)
+            raise self.diagnostics.failure(f"{kind} has no constructor", node.pos, node.end)
         variables = self.type_vars(kind.decl.type_params)
         if kind.args:
             bindings.update(zip(variables, kind.args, strict=True))
@@ -246,7 +252,9 @@ class CallChecker(ExpressionChecker):
             if all(v in bindings for v in variables):
                 return t.Extern(kind.decl, tuple(bindings[v] for v in variables))
             wanted = ", ".join(v.name for v in variables)
-            self.diagnostics.fail(f"'{kind}' needs its type arguments <{wanted}>", node.pos, node.end)
+            raise self.diagnostics.failure(
+                f"'{kind}' needs its type arguments <{wanted}>", node.pos, node.end
+            )
         return kind
 
     def constructor_arguments(
@@ -264,7 +272,7 @@ class CallChecker(ExpressionChecker):
                 argument, self.substitute(param.type, bindings), f"argument '{param.name}' of '{what}'"
             )
             if self.must_be_constant(param, call.args[at]):
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"argument '{param.name}' of '{what}' must be known at compile time",
                     argument.pos,
                     argument.end,
@@ -277,9 +285,11 @@ class CallChecker(ExpressionChecker):
         label = f"argument '{param.name}' of '{what}'"
         if type(have.decl) is not type(want.decl):
             word = "parser" if isinstance(want.decl, ast.ParserDecl) else "control"
-            self.diagnostics.fail(f"{label}: '{have.decl.name}' is not a {word}", argument.pos, argument.end)
+            raise self.diagnostics.failure(
+                f"{label}: '{have.decl.name}' is not a {word}", argument.pos, argument.end
+            )
         if len(have.decl.params) != len(want.decl.params):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"{label}: '{have.decl.name}' has {len(have.decl.params)} parameter(s), "
                 f"but {want.decl.name} needs {len(want.decl.params)}",
                 argument.pos,
@@ -292,7 +302,7 @@ class CallChecker(ExpressionChecker):
             wanted = self.substitute(wanted, bindings)
             if own.type != wanted or (own.direction or "") != (model.direction or ""):
                 shape = f"{model.direction} {wanted}".strip()
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"{label}: parameter '{own.name}' of '{own_name(have)}' must be '{shape}'",
                     own.pos,
                     own.end,

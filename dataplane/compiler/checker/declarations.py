@@ -9,8 +9,8 @@ from .. import types as t
 from ..errors import Abort, Diagnostics
 from ..folding import wrap
 from .scope import Scope
-from .tables import TableChecker
 from .statements import Context
+from .tables import TableChecker
 
 
 class Checker(TableChecker):
@@ -73,9 +73,10 @@ class Checker(TableChecker):
         scope.declare(decl)
 
     def find_main(self, decl: ast.Decl) -> None:
-        if isinstance(decl, ast.Instance) and isinstance(decl.type, t.Block):
-            if isinstance(decl.type.decl, ast.PackageDecl) and decl.name == "main":
-                self.main = decl
+        if not isinstance(decl, ast.Instance) or not isinstance(decl.type, t.Block):
+            return
+        if isinstance(decl.type.decl, ast.PackageDecl) and decl.name == "main":
+            self.main = decl
 
     # ---- types
 
@@ -91,12 +92,12 @@ class Checker(TableChecker):
 
     def new_type(self, decl: ast.Typedef, target: t.Type) -> t.Type:
         if not isinstance(t.underlying(target), t.Bits) and target is not t.BOOL:
-            self.diagnostics.fail(f"'type' cannot be made of {target}", decl.pos, decl.end)
+            raise self.diagnostics.failure(f"'type' cannot be made of {target}", decl.pos, decl.end)
         return t.NewType(decl.name, target, decl)
 
     def struct(self, decl: ast.StructDecl, scope: Scope) -> t.StructLike:
         if decl.type_params:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"generic {decl.kind}s ('{decl.name}<…>') are not supported", decl.pos, decl.end
             )
         result = t.StructLike(decl.kind, decl.name, decl)
@@ -146,7 +147,7 @@ class Checker(TableChecker):
             return t.Enum(decl.name, decl, names)
         underlying = self.resolve(decl.underlying, scope)
         if not isinstance(underlying, t.Bits):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"an enum's values cannot be {underlying}", decl.underlying.pos, decl.underlying.end
             )
         result = t.SerEnum(decl.name, decl, underlying)
@@ -211,7 +212,7 @@ class Checker(TableChecker):
         scope.declare(decl)
         if decl.body is not None:
             if decl.type_params:
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"generic functions ('{decl.name}<…>') are not supported", decl.pos, decl.end
                 )
             self.block(decl.body, self.param_scope(decl.params, inner), Context("function", decl.result))
@@ -268,7 +269,7 @@ class Checker(TableChecker):
         self.params(decl.constructor_params, inner)
         concrete = decl.states if isinstance(decl, ast.ParserDecl) else decl.body
         if decl.type_params and concrete is not None:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"'{decl.name}': a generic parser or control can only be a type", decl.pos, decl.end
             )
         return self.param_scope([*decl.params, *decl.constructor_params], inner)
@@ -300,7 +301,7 @@ class Checker(TableChecker):
             select.exprs = [self.expr(e, scope) for e in select.exprs]
             for expr in select.exprs:
                 if expr.type is t.INT:
-                    self.diagnostics.fail("a select key needs a width", expr.pos, expr.end)
+                    raise self.diagnostics.failure("a select key needs a width", expr.pos, expr.end)
             kinds = [e.type for e in select.exprs]
             for case in select.cases:
                 self.keys(case.keys, kinds, scope, "select")

@@ -58,7 +58,7 @@ class ExpressionChecker(TypeChecker):
     def check_name(self, expr: ast.Name, scope: Scope) -> ast.Expr:
         decl = (scope.top() if expr.absolute else scope).find(expr.name)
         if decl is None:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"'{expr.name}' is not declared{scope.suggestion(expr.name)}", expr.pos, expr.end
             )
         expr.ref = decl
@@ -83,7 +83,7 @@ class ExpressionChecker(TypeChecker):
             return t.STATE
         if decl in self.types:
             return t.TypeOf(self.types[decl])
-        self.diagnostics.fail(f"'{expr.name}' cannot be used in an expression", expr.pos, expr.end)
+        raise self.diagnostics.failure(f"'{expr.name}' cannot be used in an expression", expr.pos, expr.end)
 
     # ---- operators
 
@@ -96,7 +96,7 @@ class ExpressionChecker(TypeChecker):
             else isinstance(kind, t.Bits) or (kind is t.INT and expr.op != "~")
         )
         if not fits:
-            self.diagnostics.fail(f"'{expr.op}' cannot be applied to {kind}", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"'{expr.op}' cannot be applied to {kind}", expr.pos, expr.end)
         expr.type = kind
         if expr.expr.const is not None:
             expr.const = fold_unary(expr.op, expr.expr.const, kind)
@@ -134,7 +134,7 @@ class ExpressionChecker(TypeChecker):
     def fold(self, expr: ast.Binary, kind: t.Type) -> None:
         left, right = expr.left.const, expr.right.const
         if expr.op in ("/", "%") and right == 0:
-            self.diagnostics.fail("division by zero", expr.pos, expr.end)
+            raise self.diagnostics.failure("division by zero", expr.pos, expr.end)
         if left is None or right is None:
             return
         try:
@@ -163,31 +163,31 @@ class ExpressionChecker(TypeChecker):
             return self.coerce(left, other), right
         operator = f"'{expr.op}'" if isinstance(expr, ast.Binary) else "'?:'"
         hint = "; cast one of them" if isinstance(one, t.Bits) and isinstance(other, t.Bits) else ""
-        self.diagnostics.fail(
+        raise self.diagnostics.failure(
             f"the operands of {operator} have types {one} and {other}{hint}", expr.pos, expr.end
         )
 
     def numeric(self, expr: ast.Binary, kind: t.Type) -> None:
         allowed = isinstance(kind, t.Bits) or (kind is t.INT and expr.op not in ("|+|", "|-|"))
         if not allowed and kind is not t.UNKNOWN:
-            self.diagnostics.fail(f"'{expr.op}' cannot be applied to {kind}", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"'{expr.op}' cannot be applied to {kind}", expr.pos, expr.end)
         if expr.op in ("/", "%") and isinstance(kind, t.Bits) and kind.signed:
-            self.diagnostics.fail(f"'{expr.op}' is not defined for {kind}", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"'{expr.op}' is not defined for {kind}", expr.pos, expr.end)
 
     def comparable(self, expr: ast.Binary, kind: t.Type) -> None:
         if isinstance(kind, (t.Extern, t.Block, t.ActionType, t.TableType, t.Callable, t.TypeOf, t.Set)):
-            self.diagnostics.fail(f"'{expr.op}' cannot compare {kind}", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"'{expr.op}' cannot compare {kind}", expr.pos, expr.end)
 
     def shift(self, expr: ast.Binary, left: ast.Expr, right: ast.Expr) -> t.Type:
         kind, amount = left.type, right.type
         if not isinstance(kind, t.Bits) and kind is not t.INT:
-            self.diagnostics.fail(f"'{expr.op}' cannot be applied to {kind}", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"'{expr.op}' cannot be applied to {kind}", expr.pos, expr.end)
         if amount is not t.INT and (not isinstance(amount, t.Bits) or amount.signed):
-            self.diagnostics.fail(f"the amount of a shift cannot be {amount}", right.pos, right.end)
+            raise self.diagnostics.failure(f"the amount of a shift cannot be {amount}", right.pos, right.end)
         if isinstance(right.const, int) and right.const < 0:
-            self.diagnostics.fail("shift by a negative amount", right.pos, right.end)
+            raise self.diagnostics.failure("shift by a negative amount", right.pos, right.end)
         if kind is t.INT and right.const is None:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 "an `int` can only be shifted by an amount known at compile time", expr.pos, expr.end
             )
         return kind
@@ -196,7 +196,9 @@ class ExpressionChecker(TypeChecker):
         for side in (left, right):
             if not isinstance(side.type, t.Bits):
                 extra = " (give the number a width, as in 8w1)" if side.type is t.INT else ""
-                self.diagnostics.fail(f"'++' cannot be applied to {side.type}{extra}", side.pos, side.end)
+                raise self.diagnostics.failure(
+                    f"'++' cannot be applied to {side.type}{extra}", side.pos, side.end
+                )
         assert isinstance(left.type, t.Bits) and isinstance(right.type, t.Bits)
         return t.Bits(left.type.width + right.type.width, left.type.signed)
 
@@ -207,7 +209,7 @@ class ExpressionChecker(TypeChecker):
         if isinstance(expr.cond.const, bool):
             expr.const = expr.yes.const if expr.cond.const else expr.no.const
         elif expr.type is t.INT:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 "the width of this value is unknown; give one of the numbers a width", expr.pos, expr.end
             )
         return expr
@@ -221,7 +223,7 @@ class ExpressionChecker(TypeChecker):
         if isinstance(expr.expr, (ast.ListExpr, ast.StructExpr)):
             return self.coerce(expr.expr, kind)
         if not self.castable(expr.expr.type, kind):
-            self.diagnostics.fail(f"{expr.expr.type} cannot be cast to {kind}", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"{expr.expr.type} cannot be cast to {kind}", expr.pos, expr.end)
         expr.type = kind
         if expr.expr.const is not None:
             expr.const = fold_cast(expr.expr.const, kind)
@@ -265,13 +267,13 @@ class ExpressionChecker(TypeChecker):
         low = self.constant_int(expr.low, scope, "a bound of a slice")
         kind = expr.expr.type
         if not isinstance(kind, t.Bits) and kind is not t.INT:
-            self.diagnostics.fail(f"{kind} has no slices", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"{kind} has no slices", expr.pos, expr.end)
         if low < 0 or high < low:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"[{high}:{low}] is not a slice: the higher bit comes first", expr.pos, expr.end
             )
         if isinstance(kind, t.Bits) and high >= kind.width:
-            self.diagnostics.fail(f"bit {high} is outside of {kind}", expr.high.pos, expr.high.end)
+            raise self.diagnostics.failure(f"bit {high} is outside of {kind}", expr.high.pos, expr.high.end)
         expr.high.const, expr.low.const = high, low
         expr.type = t.Bits(high - low + 1)
         if isinstance(expr.expr.const, int):
@@ -284,16 +286,16 @@ class ExpressionChecker(TypeChecker):
         kind = expr.expr.type
         index = expr.index
         if not isinstance(index.type, t.Bits) and index.type is not t.INT:
-            self.diagnostics.fail(f"an index cannot be {index.type}", index.pos, index.end)
+            raise self.diagnostics.failure(f"an index cannot be {index.type}", index.pos, index.end)
         if isinstance(kind, t.Stack):
             size, element = kind.size, kind.element
         elif isinstance(kind, t.Tuple) and isinstance(index.const, int):
             size = len(kind.elements)
             element = kind.elements[index.const] if 0 <= index.const < size else t.UNKNOWN
         else:
-            self.diagnostics.fail(f"{kind} cannot be indexed", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"{kind} cannot be indexed", expr.pos, expr.end)
         if isinstance(index.const, int) and not 0 <= index.const < size:
-            self.diagnostics.fail(f"index {index.const} is outside of {kind}", index.pos, index.end)
+            raise self.diagnostics.failure(f"index {index.const} is outside of {kind}", index.pos, index.end)
         expr.type = element
         return expr
 
@@ -332,7 +334,7 @@ class ExpressionChecker(TypeChecker):
             return self.sized(left, right.type), right
         if right.type is t.INT and isinstance(left.type, t.Bits):
             return left, self.sized(right, left.type)
-        self.diagnostics.fail(
+        raise self.diagnostics.failure(
             f"the two sides of '{operator}' have types {left.type} and {right.type}", expr.pos, expr.end
         )
 
@@ -345,7 +347,7 @@ class ExpressionChecker(TypeChecker):
             return expr
         found = self.member_type(expr, kind)
         if found is None:
-            self.diagnostics.fail(f"{kind} has no member '{expr.name}'", expr.name_pos, expr.end)
+            raise self.diagnostics.failure(f"{kind} has no member '{expr.name}'", expr.name_pos, expr.end)
         expr.type = found
         return expr
 
@@ -387,6 +389,8 @@ class ExpressionChecker(TypeChecker):
         if kind is t.ERROR and expr.name in self.errors:
             expr.const = EnumValue(t.ERROR, expr.name)
             return t.ERROR
+        if isinstance(kind, t.Block) and expr.name == "apply":
+            return t.Callable(expr.name, (), kind)
         return None
 
     errors: list[str]

@@ -31,7 +31,7 @@ class Scope:
         if isinstance(present, ast.Decl) and _is_block_type(present) and not _is_block_type(decl):
             self.diagnostics.warn(
                 "shadow",
-                f"'{decl.name}' hides the type of that name in the architecture, which p4c refuses; "
+                f"'{decl.name}' hides the type of that name in the architecture, and p4c finds that ambiguous; "
                 f'name it otherwise (@name("{decl.name}") keeps its control-plane name)',
                 decl.pos,
                 decl.end,

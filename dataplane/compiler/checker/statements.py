@@ -53,7 +53,7 @@ class StatementChecker(CallChecker):
     def variable(self, decl: ast.Variable, scope: Scope) -> None:
         decl.type = self.resolve(decl.type_expr, scope)
         if decl.type in (t.INT, t.VOID, t.STRING, t.MATCH_KIND) or isinstance(decl.type, (t.Extern, t.Block)):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"a variable cannot have type {decl.type}", decl.type_expr.pos, decl.type_expr.end
             )
         if decl.init is not None:
@@ -63,7 +63,7 @@ class StatementChecker(CallChecker):
         decl.type = self.resolve(decl.type_expr, scope)
         decl.value = self.coerce(self.expr(decl.value, scope), decl.type, f"the value of '{decl.name}'")
         if not self.is_constant(decl.value):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"the value of constant '{decl.name}' is not known at compile time",
                 decl.value.pos,
                 decl.value.end,
@@ -102,7 +102,9 @@ class StatementChecker(CallChecker):
             self.return_(stmt, scope, context)
         elif isinstance(stmt, ast.Exit):
             if context.kind in ("parser", "function"):
-                self.diagnostics.fail(f"'exit' is not allowed in a {context.kind}", stmt.pos, stmt.end)
+                raise self.diagnostics.failure(
+                    f"'exit' is not allowed in a {context.kind}", stmt.pos, stmt.end
+                )
         elif not isinstance(stmt, ast.Empty):
             raise TypeError(type(stmt).__name__)
 
@@ -111,19 +113,25 @@ class StatementChecker(CallChecker):
         if isinstance(kind, t.Callable) and kind.name == "apply" and kind.owner is not None:
             is_table = isinstance(kind.owner, t.TableType)
             if context.kind in ("action", "function") or (context.kind == "parser" and is_table):
-                self.diagnostics.fail(f"'apply' cannot be called in a {context.kind}", call.pos, call.end)
+                raise self.diagnostics.failure(
+                    f"'apply' cannot be called in a {context.kind}", call.pos, call.end
+                )
         if isinstance(kind, t.ActionType) and context.kind in ("parser", "function"):
-            self.diagnostics.fail(f"an action cannot be called in a {context.kind}", call.pos, call.end)
+            raise self.diagnostics.failure(
+                f"an action cannot be called in a {context.kind}", call.pos, call.end
+            )
 
     def return_(self, stmt: ast.Return, scope: Scope, context: Context) -> None:
         if context.kind == "parser":
-            self.diagnostics.fail("'return' is not allowed in a parser", stmt.pos, stmt.end)
+            raise self.diagnostics.failure("'return' is not allowed in a parser", stmt.pos, stmt.end)
         if stmt.value is None:
             if context.result is not t.VOID:
-                self.diagnostics.fail(f"'return' needs a value of type {context.result}", stmt.pos, stmt.end)
+                raise self.diagnostics.failure(
+                    f"'return' needs a value of type {context.result}", stmt.pos, stmt.end
+                )
             return
         if context.result is t.VOID:
-            self.diagnostics.fail("'return' cannot have a value here", stmt.pos, stmt.end)
+            raise self.diagnostics.failure("'return' cannot have a value here", stmt.pos, stmt.end)
         stmt.value = self.coerce(self.expr(stmt.value, scope), context.result, "the returned value")
 
     def switch(self, stmt: ast.Switch, scope: Scope, context: Context) -> None:
@@ -141,7 +149,9 @@ class StatementChecker(CallChecker):
                 case.label = self.coerce(self.expr(case.label, scope), kind, "the label")
                 key = case.label.const
                 if key is None:
-                    self.diagnostics.fail("a label must be known at compile time", case.pos, case.end)
+                    raise self.diagnostics.failure(
+                        "a label must be known at compile time", case.pos, case.end
+                    )
             if key in seen:
                 self.diagnostics.error("this label stands twice in the switch", case.pos, case.end)
             seen.add(key)
@@ -153,7 +163,7 @@ class StatementChecker(CallChecker):
         names = [_action_name(ref) for ref in kind.decl.actions]
         if not isinstance(label, ast.Name) or label.name not in names:
             text = label.name if isinstance(label, ast.Name) else "this"
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"'{text}' is not an action of table '{kind.decl.name}'", case.pos, case.end
             )
         self.expr(label, scope)

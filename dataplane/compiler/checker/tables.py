@@ -44,9 +44,9 @@ class TableChecker(StatementChecker):
         base = t.underlying(key.expr.type)
         if not isinstance(base, (t.Bits, t.Enum)) and base not in (t.BOOL, t.ERROR, t.UNKNOWN):
             extra = " (give it a width)" if base is t.INT else ""
-            self.diagnostics.fail(f"{key.expr.type} cannot be a table key{extra}", key.pos, key.end)
+            raise self.diagnostics.failure(f"{key.expr.type} cannot be a table key{extra}", key.pos, key.end)
         if key.match_kind.name not in self.match_kinds:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"there is no match kind '{key.match_kind.name}'", key.match_kind.pos, key.match_kind.end
             )
 
@@ -56,13 +56,13 @@ class TableChecker(StatementChecker):
         assert isinstance(name, ast.Name)
         self.expr(name, scope)
         if not isinstance(name.type, t.ActionType):
-            self.diagnostics.fail(f"'{name.name}' is not an action", name.pos, name.end)
+            raise self.diagnostics.failure(f"'{name.name}' is not an action", name.pos, name.end)
         directed = [p for p in name.type.decl.params if p.direction]
         if isinstance(ref.call, ast.Call):
             ref.call.type = t.VOID
             self.arguments(ref.call, directed, scope, {}, f"action '{name.name}' in table '{table.name}'")
         elif directed:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"action '{name.name}' needs an argument for '{directed[0].name}' in table '{table.name}'",
                 ref.pos,
                 ref.end,
@@ -77,21 +77,20 @@ class TableChecker(StatementChecker):
         assert isinstance(name, ast.Name)
         self.expr(name, scope)
         if not isinstance(name.type, t.ActionType):
-            self.diagnostics.fail(f"'{name.name}' is not an action", name.pos, name.end)
+            raise self.diagnostics.failure(f"'{name.name}' is not an action", name.pos, name.end)
         if name.name not in listed:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"the {what} '{name.name}' is not in the actions of table '{table.name}'", name.pos, name.end
             )
-        if listed[name.name].annotations and what == "entry":
-            if any(a.name == "defaultonly" for a in listed[name.name].annotations):
-                self.diagnostics.fail(f"action '{name.name}' is @defaultonly", name.pos, name.end)
+        if what == "entry" and any(a.name == "defaultonly" for a in listed[name.name].annotations):
+            raise self.diagnostics.failure(f"action '{name.name}' is @defaultonly", name.pos, name.end)
         if not isinstance(ref.call, ast.Call):
             ref.call = ast.Call(ref.pos, ref.end, name, [], [], [])
         ref.call.type = t.VOID
         self.arguments(ref.call, name.type.decl.params, scope, {}, f"action '{name.name}'")
         for param, argument in zip(name.type.decl.params, ref.call.args, strict=True):
             if not param.direction and argument.const is None:
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"argument '{param.name}' of action '{name.name}' must be known at compile time",
                     argument.pos,
                     argument.end,
@@ -127,7 +126,9 @@ class TableChecker(StatementChecker):
         special = isinstance(key, (ast.Mask, ast.Range, ast.Default))
         if kind in allowed and special and not isinstance(key, allowed[kind] or ()):
             word = {ast.Mask: "&&&", ast.Range: "..", ast.Default: "_"}[type(key)]
-            self.diagnostics.fail(f"'{word}' does not fit a key that is matched '{kind}'", key.pos, key.end)
+            raise self.diagnostics.failure(
+                f"'{word}' does not fit a key that is matched '{kind}'", key.pos, key.end
+            )
 
     def keys(self, keys: list[ast.Expr], kinds: Sequence[t.Type], scope: Scope, what: str) -> None:
         """Check the keys of a select case or of an entry against the types that they are compared with."""
@@ -138,7 +139,7 @@ class TableChecker(StatementChecker):
             if isinstance(found.type, t.Set):
                 return
         if len(keys) != len(kinds):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"{len(keys)} key(s) given, but {what} has {len(kinds)}", keys[0].pos, keys[-1].end
             )
         for at, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
@@ -158,7 +159,7 @@ class TableChecker(StatementChecker):
             parts = [checked.low, checked.high]
         elif isinstance(checked.type, t.Set):
             if checked.type.element != kind:
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"the value set has type {checked.type.element}, the key {kind}", key.pos, key.end
                 )
             return checked
@@ -167,7 +168,7 @@ class TableChecker(StatementChecker):
             parts = [] if isinstance(checked, ast.Default) else [checked]
         for part in parts:
             if part.const is None:
-                self.diagnostics.fail("a key must be known at compile time", part.pos, part.end)
+                raise self.diagnostics.failure("a key must be known at compile time", part.pos, part.end)
         return checked
 
     def property(self, table: ast.Table, prop: ast.Property, scope: Scope) -> None:
@@ -183,12 +184,12 @@ class TableChecker(StatementChecker):
         value = prop.value
         if prop.name == "size":
             if not isinstance(value.const, int) or value.const < 0:
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     "the size of a table must be a number known at compile time", value.pos, value.end
                 )
         elif prop.name in ("support_timeout", "largest_priority_wins"):
             if not isinstance(value.const, bool):
-                self.diagnostics.fail(f"'{prop.name}' must be true or false", value.pos, value.end)
+                raise self.diagnostics.failure(f"'{prop.name}' must be true or false", value.pos, value.end)
         elif prop.name != "priority_delta":
             wanted = {
                 "implementation": ("action_profile", "action_selector"),
@@ -196,6 +197,6 @@ class TableChecker(StatementChecker):
                 "meters": ("direct_meter",),
             }[prop.name]
             if not isinstance(value.type, t.Extern) or value.type.decl.name not in wanted:
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"'{prop.name}' must be {' or '.join(wanted)}, not {value.type}", value.pos, value.end
                 )

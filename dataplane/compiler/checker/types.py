@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .. import ast
 from .. import types as t
-from ..errors import Diagnostics
+from ..errors import Abort, Diagnostics
 from ..folding import fold_cast, wrap
 from .scope import Scope
 
@@ -45,7 +43,7 @@ class TypeChecker:
         if isinstance(expr, ast.TupleType):
             elements = tuple(self.resolve(e, scope) for e in expr.elements)
             if expr.is_list:
-                self.diagnostics.fail("the type 'list' is not supported", expr.pos, expr.end)
+                raise self.diagnostics.failure("the type 'list' is not supported", expr.pos, expr.end)
             return t.Tuple(elements)
         if isinstance(expr, ast.DontCareType):
             return t.ANY
@@ -58,9 +56,13 @@ class TypeChecker:
             return t.INT
         width = self.constant_int(expr.width, scope, "a width")
         if width < 0 or (width == 0 and expr.name == "int"):
-            self.diagnostics.fail(f"{width} is no width for {expr.name}<…>", expr.width.pos, expr.width.end)
+            raise self.diagnostics.failure(
+                f"{width} is no width for {expr.name}<…>", expr.width.pos, expr.width.end
+            )
         if width > MAX_WIDTH:
-            self.diagnostics.fail(f"a width of {width} bits is too large", expr.width.pos, expr.width.end)
+            raise self.diagnostics.failure(
+                f"a width of {width} bits is too large", expr.width.pos, expr.width.end
+            )
         return t.VarBits(width) if expr.name == "varbit" else t.Bits(width, expr.name == "int")
 
     def constant_int(self, expr: ast.Expr, scope: Scope, what: str) -> int:
@@ -68,21 +70,23 @@ class TypeChecker:
         checked = self.expr(expr, scope)
         if isinstance(checked.const, int) and not isinstance(checked.const, bool):
             return checked.const
-        self.diagnostics.fail(f"{what} must be a number that is known at compile time", expr.pos, expr.end)
+        raise self.diagnostics.failure(
+            f"{what} must be a number that is known at compile time", expr.pos, expr.end
+        )
 
     def resolve_name(self, expr: ast.TypeName, scope: Scope) -> t.Type:
         decl = (scope.top() if expr.absolute else scope).find(expr.name)
         if decl is None:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"unknown type '{expr.name}'{scope.suggestion(expr.name)}", expr.pos, expr.end
             )
         found = self.types.get(decl) if isinstance(decl, ast.Decl) else None
         if found is None:
-            self.diagnostics.fail(f"'{expr.name}' is not a type", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"'{expr.name}' is not a type", expr.pos, expr.end)
         if isinstance(found, (t.Extern, t.Block)):
             return self.specialize(found, expr, scope)
         if expr.args is not None:
-            self.diagnostics.fail(f"type '{expr.name}' takes no type arguments", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"type '{expr.name}' takes no type arguments", expr.pos, expr.end)
         return found
 
     def specialize(self, kind: t.Extern | t.Block, expr: ast.TypeName, scope: Scope) -> t.Type:
@@ -90,7 +94,7 @@ class TypeChecker:
         if expr.args is None:
             return kind
         if len(expr.args) != len(params):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"'{expr.name}' takes {len(params)} type argument(s), {len(expr.args)} given",
                 expr.pos,
                 expr.end,
@@ -101,14 +105,16 @@ class TypeChecker:
     def resolve_stack(self, expr: ast.StackType, scope: Scope) -> t.Type:
         element = self.resolve(expr.element, scope)
         if not isinstance(element, t.StructLike) or element.kind == "struct":
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"only headers and header unions make stacks, not {element}",
                 expr.element.pos,
                 expr.element.end,
             )
         size = self.constant_int(expr.size, scope, "the size of a header stack")
         if size <= 0:
-            self.diagnostics.fail("a header stack needs at least one element", expr.size.pos, expr.size.end)
+            raise self.diagnostics.failure(
+                "a header stack needs at least one element", expr.size.pos, expr.size.end
+            )
         return t.Stack(element, size)
 
     # ---- generics
@@ -131,9 +137,8 @@ class TypeChecker:
         """Find out what type parameters stand for; mismatches are left to the conversion that follows."""
         if isinstance(param, t.TypeVar):
             bound = bindings.get(param)
-            if bound is None or bound is t.INT or bound is t.ANY:
-                if argument is not t.UNKNOWN:
-                    bindings[param] = argument
+            if bound in (None, t.INT, t.ANY) and argument is not t.UNKNOWN:
+                bindings[param] = argument
         elif isinstance(param, t.Tuple) and isinstance(argument, t.Tuple):
             for one, other in zip(param.elements, argument.elements, strict=False):
                 self.unify(one, other, bindings)
@@ -164,16 +169,18 @@ class TypeChecker:
             return self.coerce_fields(expr, want)
         if isinstance(expr, ast.Ternary) and have is t.INT and isinstance(want, t.Bits):
             return self.sized(expr, want)
-        self.mismatch(expr, want, what)
+        raise self.mismatch(expr, want, what)
 
-    def mismatch(self, expr: ast.Expr, want: t.Type, what: str) -> Any:
-        """Report a type that does not fit."""
+    def mismatch(self, expr: ast.Expr, want: t.Type, what: str) -> Abort:
+        """Report a type that does not fit; to be raised."""
         hint = ""
         if isinstance(expr.type, t.Bits) and isinstance(want, t.Bits):
             hint = f"; write a cast, ({want})…, if that is meant"
         elif isinstance(expr.type, t.NewType) and expr.type.base == want:
             hint = f"; '{expr.type}' is a distinct type, write a cast"
-        self.diagnostics.fail(f"{what} has type {expr.type}, but {want} is needed{hint}", expr.pos, expr.end)
+        return self.diagnostics.failure(
+            f"{what} has type {expr.type}, but {want} is needed{hint}", expr.pos, expr.end
+        )
 
     def sized(self, expr: ast.Expr, want: t.Bits) -> ast.Expr:
         """Give an `int` a width."""
@@ -207,7 +214,7 @@ class TypeChecker:
         else:
             return None
         if len(elements) != len(expr.items):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"{what} has {len(expr.items)} element(s), but {want} needs {len(elements)}",
                 expr.pos,
                 expr.end,
@@ -223,11 +230,11 @@ class TypeChecker:
         """Convert `{ x = a }` to a struct or header."""
         for name in expr.names:
             if name not in want.fields:
-                self.diagnostics.fail(f"{want} has no field '{name}'", expr.pos, expr.end)
+                raise self.diagnostics.failure(f"{want} has no field '{name}'", expr.pos, expr.end)
         missing = [name for name in want.fields if name not in expr.names]
         if missing or len(set(expr.names)) != len(expr.names):
             reason = f"field '{missing[0]}' is missing" if missing else "a field is given twice"
-            self.diagnostics.fail(f"{want}: {reason}", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"{want}: {reason}", expr.pos, expr.end)
         given = dict(zip(expr.names, expr.items, strict=True))
         expr.names = list(want.fields)
         expr.items = [self.coerce(given[n], kind, f"field '{n}'") for n, kind in want.fields.items()]

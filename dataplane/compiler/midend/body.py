@@ -39,30 +39,47 @@ class ActionBody:
         self.steps: list[ir.Step] = []
         self.diagnostics = diagnostics
         self.variable = variable
-        self.live: ir.Expr | None = None  # None: always
-        self.left: set[object] = set()
-        self.own: set[str] = set()
+        self.conditions: list[ir.Expr] = []
+        self.dead: object | None = None  # the label whose rest is skipped
+        self.starts: dict[object, int] = {}
+        self.flags: dict[object, ir.Field] = {}
+
+    def flag(self, name: str) -> ir.Field:
+        """Make a truth value that is kept."""
+        made = self.variable(name, t.BOOL)
+        assert isinstance(made, ir.Field)
+        return made
+
+    def live(self) -> ir.Expr | None:
+        """Return the condition under which the next step happens; None: always."""
+        parts = [*self.conditions, *(ir.Op(t.BOOL, "not", None, flag) for flag in self.flags.values())]
+        if not parts:
+            return None
+        result = parts[0]
+        for part in parts[1:]:
+            result = ir.Op(t.BOOL, "and", result, part)
+        return result
 
     def step(self, step: ir.Step) -> None:
         """Add a step, under the current condition."""
-        if self.left:
+        if self.dead is not None:
             return
-        if self.live is not None:
+        live = self.live()
+        if live is not None:
             target = step.params[0] if step.params else None
-            if step.op != "assign" or not isinstance(target, ir.Expr):
-                self.diagnostics.fail(
+            value = step.params[1] if len(step.params) > 1 else None
+            if step.op != "assign" or not isinstance(target, ir.Expr) or not isinstance(value, ir.Expr):
+                raise self.diagnostics.failure(
                     "only assignments can depend on a condition within an action (BMv2 has no branches in actions); "
                     "move this into the control's apply block",
                     *step.span,
                 )
-            value = step.params[1]
-            assert isinstance(value, ir.Expr)
-            step = ir.Step("assign", (target, ir.Mux(target.type, self.live, value, target)), step.span)
+            step = ir.Step("assign", (target, ir.Mux(target.type, live, value, target)), step.span)
         self.steps.append(step)
 
     def branch(self, cond: ir.Expr, then: Build, orelse: Build | None, span: ir.Span) -> None:
         """Turn branches into conditional assignments."""
-        if self.left:
+        if self.dead is not None:
             return
         if isinstance(cond, ir.Const):
             if cond.value:
@@ -70,44 +87,46 @@ class ActionBody:
             elif orelse is not None:
                 orelse(self)
             return
-        outer = self.live
         # The condition is kept: what it depends on may change within the branch.
-        saved = self.variable("cond", t.BOOL)
-        assert isinstance(saved, ir.Field)
+        saved = self.flag("cond")
         self.steps.append(ir.Step("assign", (saved, cond), span))
-        negated = ir.Op(t.BOOL, "not", None, saved)
-        left_then = self._under(saved, outer, then)
-        left_else = self._under(negated, outer, orelse) if orelse is not None else set()
-        self.live = outer
-        self.left |= left_then & left_else
-        if left_then and not left_else:
-            self.live = negated if outer is None else ir.Op(t.BOOL, "and", outer, negated)
-        elif left_else and not left_then:
-            self.live = saved if outer is None else ir.Op(t.BOOL, "and", outer, saved)
+        left = [self.under(saved, then)]
+        left.append(self.under(ir.Op(t.BOOL, "not", None, saved), orelse) if orelse is not None else None)
+        if left[0] is not None and left[0] == left[1]:
+            self.dead = left[0]
 
-    def _under(self, cond: ir.Expr, outer: ir.Expr | None, build: Build) -> set[object]:
-        self.live = cond if outer is None else ir.Op(t.BOOL, "and", outer, cond)
-        before = self.live
+    def under(self, cond: ir.Expr, build: Build) -> object | None:
+        """Do something under a condition; returns the label that it always leaves."""
+        self.conditions.append(cond)
         build(self)
-        left = set(self.left)
-        if self.live is not before and not left:
-            # A return deeper inside: what follows depends on more than this branch knows how to say.
-            self.diagnostics.fail(
-                "'return' nested in several conditions within an action is not supported", None
-            )
-        self.left = set()
+        self.conditions.pop()
+        left, self.dead = self.dead, None
         return left
 
     def leave(self, label: object, node: ast.Node) -> None:
-        """Skip the rest."""
-        self.left.add(label)
+        """Skip the rest, up to the end of what the label names."""
+        if self.dead is not None:
+            return
+        if self.live() is not None:
+            flag = self.flags.get(label) or self.flag("returned")
+            self.step(ir.Step("assign", (flag, ir.Const(t.BOOL, True)), (node.pos, node.end)))
+            if label not in self.flags:
+                self.flags[label] = flag
+                clear = ir.Step("assign", (flag, ir.Const(t.BOOL, False)), (node.pos, node.end))
+                self.steps.insert(self.starts.get(label, 0), clear)
+        self.dead = label if label is not None else self
 
     def labelled(self, label: object, build: Build) -> None:
         """Add something that `leave` can leave."""
-        outer = self.live
+        if self.dead is not None:
+            return
+        self.starts[label] = len(self.steps)
+        conditions, self.conditions = self.conditions, list(self.conditions)
         build(self)
-        self.left.discard(label)
-        self.live = outer
+        self.conditions = conditions
+        self.flags.pop(label, None)
+        if self.dead is label:
+            self.dead = None
 
 
 class ControlBody:
@@ -140,13 +159,13 @@ class ControlBody:
         self.flush()
         self.nodes.append(node)
 
-    def nested(self, build: Build | None) -> list[ir.Node]:
-        """Return the flow that `build` makes."""
+    def nested(self, build: Build | None) -> tuple[list[ir.Node], bool]:
+        """Return the flow that `build` makes, and whether it never reaches its end."""
         inner = ControlBody(self.hide)
-        if build is not None:
+        if build is not None and not self.dead:
             build(inner)
         inner.flush()
-        return inner.nodes
+        return inner.nodes, inner.dead
 
     def branch(self, cond: ir.Expr, then: Build, orelse: Build | None, span: ir.Span) -> None:
         """Add a conditional."""
@@ -161,7 +180,9 @@ class ControlBody:
         self.flush()
         node = ir.Branch("", cond, [], [], span)
         self.nodes.append(node)
-        node.yes, node.no = self.nested(then), self.nested(orelse)
+        node.yes, yes_dead = self.nested(then)
+        node.no, no_dead = self.nested(orelse)
+        self.dead = yes_dead and no_dead
 
     def leave(self, label: object, node: ast.Node) -> None:
         """Go on behind what the label names."""
@@ -173,4 +194,4 @@ class ControlBody:
         if self.dead:
             return
         self.flush()
-        self.nodes.append(ir.Labelled("", label, self.nested(build)))
+        self.nodes.append(ir.Labelled("", label, self.nested(build)[0]))

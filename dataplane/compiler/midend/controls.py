@@ -72,7 +72,7 @@ class ControlLowering(StatementLowering):
             if const is None:
                 value = self.value(argument, env, ActionBody(self.diagnostics, self.variable))
                 if not isinstance(value, ir.Const):
-                    self.diagnostics.fail(
+                    raise self.diagnostics.failure(
                         f"argument '{param.name}' must be known at compile time", argument.pos, argument.end
                     )
                 const = value.value
@@ -81,13 +81,13 @@ class ControlLowering(StatementLowering):
         if kind.decl.name == "register":
             width = t.width_of(kind.args[0])
             if not isinstance(lower_type(kind.args[0]), t.Bits) or not width:
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     f"registers of {kind.args[0]} are not supported; only bit<> and int<> are",
                     decl.pos,
                     decl.end,
                 )
         if kind.decl.name == "Checksum16":
-            self.refuse("extern 'Checksum16' (use update_checksum and verify_checksum)", decl)
+            raise self.refusal("extern 'Checksum16' (use update_checksum and verify_checksum)", decl)
         self.program.externs.append(made)
         return made
 
@@ -106,9 +106,9 @@ class ControlLowering(StatementLowering):
         """Inline a control that is applied within another; its declarations are made once."""
         decl = instance.decl
         if not isinstance(decl, ast.ControlDecl) or not isinstance(body, ControlBody):
-            self.refuse(f"applying '{decl.name}' here", call)
+            raise self.refusal(f"applying '{decl.name}' here", call)
         if instance in self.applied:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"'{instance.name}' is applied twice, which is not supported; declare a second instance",
                 call.pos,
                 call.end,
@@ -116,10 +116,12 @@ class ControlLowering(StatementLowering):
         self.applied.append(instance)
         inner = Env(instance.env)
         self.bind_arguments(decl.params, call, env, inner, body)
+        self.prefixes.append(instance.name)
         self.enter(decl, inner, instance.name)
         self.initialise(decl, inner, body)
         assert decl.body is not None
         self.framed(decl.body.items, inner, body, None)
+        self.prefixes.pop()
 
     applied: list[BlockInstance]
 
@@ -146,7 +148,7 @@ class ControlLowering(StatementLowering):
             if not param.direction:
                 kind = lower_type(param.type)
                 if not isinstance(kind, t.Bits) and kind is not t.BOOL:
-                    self.refuse(f"action data of type {param.type}", param)
+                    raise self.refusal(f"action data of type {param.type}", param)
                 value: ir.Expr = ir.Data(kind if isinstance(kind, t.Bits) else t.Bits(1), len(made.params))
                 if kind is t.BOOL:
                     value = ir.Op(t.BOOL, "!=", value, ir.Const(t.Bits(1), 0))
@@ -192,8 +194,7 @@ class ControlLowering(StatementLowering):
         )
         self.program.tables.append(table)
         body.nodes.append(ir.Apply(name, table))
-        if any(step.op == "exit" for step in made.steps):
-            return
+        body.dead = any(step.op == "exit" for step in made.steps)
 
     called: dict[str, ast.Action]
 
@@ -245,10 +246,7 @@ class ControlLowering(StatementLowering):
         else:
             name = self.key_name(element.expr)
         body = ActionBody(self.diagnostics, self.variable)
-        try:
-            value: ir.Value | None = self.value(element.expr, env, body)
-        except Abort:
-            raise
+        value = self.value(element.expr, env, body)
         if isinstance(value, ir.Valid) and value.header.index is None:
             value = ir.Field(t.Bits(1), value.header.name, "$valid$")
         if not isinstance(value, ir.Field) or body.steps:
@@ -275,7 +273,9 @@ class ControlLowering(StatementLowering):
             return f"{self.key_name(expr.left)} & {hex(expr.right.const)}"
         if isinstance(expr, ast.Cast) and expr.target is None:
             return self.key_name(expr.expr)
-        self.diagnostics.fail('this key has no simple name; give it one with @name("…")', expr.pos, expr.end)
+        raise self.diagnostics.failure(
+            'this key has no simple name; give it one with @name("…")', expr.pos, expr.end
+        )
 
     def default_action(self, decl: ast.Table, made: ir.Table) -> None:
         ref = decl.default_action
@@ -297,7 +297,7 @@ class ControlLowering(StatementLowering):
     def no_action(self, decl: ast.Table) -> ast.Action:
         found = self.global_no_action
         if found is None:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"table '{decl.name}' has no default_action, and NoAction is not declared (#include <core.p4>)",
                 decl.pos,
             )
@@ -369,14 +369,14 @@ class ControlLowering(StatementLowering):
         else:
             found = env.get(prop.value.ref) if isinstance(prop.value, ast.Name) else None
             if not isinstance(found, ir.Extern):
-                self.refuse(f"this value of '{name}'", prop.value)
+                raise self.refusal(f"this value of '{name}'", prop.value)
             instance = found
         if name == "implementation":
             made.implementation = instance
             return
         if instance.table is not None:
             other = instance.table.name
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"'{instance.name}' belongs to table '{other}' already and cannot be attached to '{made.name}'",
                 prop.pos,
                 prop.end,
@@ -393,7 +393,7 @@ class ControlLowering(StatementLowering):
         name = call.func.expr
         found = env.get(name.ref) if isinstance(name, ast.Name) else None
         if not isinstance(found, ir.Table):
-            self.refuse("this table", call)
+            raise self.refusal("this table", call)
         for copy, element, table_env in self.key_steps.get(found, []):
             value = self.value(element.expr, table_env, body)
             self.assign(copy, value, (element.pos, element.end), body, element)

@@ -49,7 +49,7 @@ class ExternLowering(ValueLowering):
         """Lower a call that may have a result."""
         kind = expr.func.type
         if not isinstance(kind, t.Callable):
-            self.refuse("this call", expr)
+            raise self.refusal("this call", expr)
         if kind.owner is None:
             function = kind.overloads[0]
             if function.body is not None:
@@ -68,7 +68,7 @@ class ExternLowering(ValueLowering):
         if func.name == "isValid":
             return self.is_valid(target, expr)
         if isinstance(target, ir.HeaderRef) and target.which:
-            self.refuse(f"'{func.name}' of '{target.which}'", expr)
+            raise self.refusal(f"'{func.name}' of '{target.which}'", expr)
         operation = {
             "setValid": "add_header",
             "setInvalid": "remove_header",
@@ -84,7 +84,7 @@ class ExternLowering(ValueLowering):
     def is_valid(self, target: ir.Value, expr: ast.Call) -> ir.Expr:
         if isinstance(target, ir.HeaderRef):
             if target.which:
-                self.refuse(f"'isValid' of '{target.which}'", expr)
+                raise self.refusal(f"'isValid' of '{target.which}'", expr)
             return ir.Valid(t.BOOL, target)
         assert isinstance(target, ir.UnionRef)
         members = [
@@ -108,10 +108,10 @@ class ExternLowering(ValueLowering):
         if name == "packet_out":
             return self.packet_out(expr, func, env, body)
         if not isinstance(func.expr, ast.Name):
-            self.refuse("this call", expr)
+            raise self.refusal("this call", expr)
         instance = env.get(func.expr.ref)
         if not isinstance(instance, ir.Extern):
-            self.refuse(f"'{func.expr.name}.{func.name}' here", expr)
+            raise self.refusal(f"'{func.expr.name}.{func.name}' here", expr)
         return self.instance_method(expr, func.name, name, instance, env, body)
 
     def instance_method(
@@ -147,7 +147,7 @@ class ExternLowering(ValueLowering):
                 ir.Step("register_write", (ir.Ref("register_array", instance.name), args[0], args[1]), span)
             )
         else:
-            self.refuse(f"extern '{extern}'", expr)
+            raise self.refusal(f"extern '{extern}'", expr)
         return ir.DontCare()
 
     def out_field(self, target: ir.Value):  # type: ignore[no-untyped-def]
@@ -170,24 +170,26 @@ class ExternLowering(ValueLowering):
     direct_uses: list[tuple[ir.Extern, ast.Call, str]]
 
     def packet_in(self, expr: ast.Call, func: ast.Member, env: Env, body: Body) -> ir.Value:
-        self.refuse(f"'{func.name}' here", expr)
+        raise self.refusal(f"'{func.name}' here", expr)
 
     def packet_out(self, expr: ast.Call, func: ast.Member, env: Env, body: Body) -> ir.Value:
-        self.refuse(f"'{func.name}' here", expr)
+        raise self.refusal(f"'{func.name}' here", expr)
 
     # ---- extern functions
 
     def extern_function(self, function: ast.Function, expr: ast.Call, env: Env, body: Body) -> ir.Value:
         method = getattr(self, f"extern_{function.name}", None)
         if method is None:
-            self.refuse(f"extern function '{function.name}'", expr)
+            raise self.refusal(f"extern function '{function.name}'", expr)
         if self.block_kind == "checksum" or (
             self.block_kind == "parser"
             and function.name not in ("verify", "assert", "assume", "log_msg", "static_assert")
         ):
-            self.diagnostics.fail(f"'{function.name}' cannot be called here", expr.pos, expr.end)
+            raise self.diagnostics.failure(f"'{function.name}' cannot be called here", expr.pos, expr.end)
         if body.kind == "deparser" and function.name not in ("assert", "assume", "log_msg"):
-            self.diagnostics.fail(f"'{function.name}' cannot be called in a deparser", expr.pos, expr.end)
+            raise self.diagnostics.failure(
+                f"'{function.name}' cannot be called in a deparser", expr.pos, expr.end
+            )
         result: ir.Value = method(expr, env, body)
         return result
 
@@ -195,12 +197,12 @@ class ExternLowering(ValueLowering):
         check = expr.args[0]
         if check.const is not True:
             text = expr.args[1].const if len(expr.args) > 1 else "static_assert failed"
-            self.diagnostics.fail(str(text), expr.pos, expr.end)
+            raise self.diagnostics.failure(str(text), expr.pos, expr.end)
         return ir.Const(t.BOOL, True)
 
     def extern_verify(self, expr: ast.Call, env: Env, body: Body) -> ir.Value:
         if body.kind != "parser":
-            self.diagnostics.fail("'verify' can only be called in a parser", expr.pos, expr.end)
+            raise self.diagnostics.failure("'verify' can only be called in a parser", expr.pos, expr.end)
         args = tuple(self.value(a, env, body) for a in expr.args)
         body.step(ir.Step("verify", args, (expr.pos, expr.end)))
         return ir.DontCare()
@@ -252,7 +254,9 @@ class ExternLowering(ValueLowering):
 
     def algorithm(self, expr: ast.Expr) -> str:
         if not isinstance(expr.const, EnumValue) or expr.const.name not in HASHES:
-            self.diagnostics.fail("the hash algorithm must be known at compile time", expr.pos, expr.end)
+            raise self.diagnostics.failure(
+                "the hash algorithm must be known at compile time", expr.pos, expr.end
+            )
         return expr.const.name
 
     def simple_value(self, value: ir.Expr, span: ir.Span, body: Body) -> ir.Expr:
@@ -272,12 +276,12 @@ class ExternLowering(ValueLowering):
             return [e for part in value.fields.values() for e in self.elements(part, node)]
         if isinstance(value, ir.HeaderRef) and value.index is None and not value.which:
             return [ir.Field(lower_type(kind), value.name, name) for name, kind in value.type.fields.items()]
-        self.refuse("this in a list of values", node)
+        raise self.refusal("this in a list of values", node)
 
     def extern_digest(self, expr: ast.Call, env: Env, body: Body) -> ir.Value:
         """Keep the digest's values, because BMv2 reads them when ingress is over, and they may have changed by then."""
         if self.block_kind != "ingress":
-            self.diagnostics.fail("'digest' can only be called in ingress", expr.pos, expr.end)
+            raise self.diagnostics.failure("'digest' can only be called in ingress", expr.pos, expr.end)
         receiver = self.value(expr.args[0], env, body)
         data = expr.args[1]
         name = data.type.control_name() if isinstance(data.type, t.StructLike) else "digest"
@@ -296,7 +300,7 @@ class ExternLowering(ValueLowering):
             if kind == data.type:
                 return number, present
         if any(present == name for present, _ in self.program.digests):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"two digests would have the name '{name}'; make each of a struct type of its own",
                 data.pos,
                 data.end,
@@ -318,7 +322,7 @@ class ExternLowering(ValueLowering):
     def clone(self, expr: ast.Call, index: ast.Expr | None, env: Env, body: Body) -> ir.Value:
         const = expr.args[0].const
         if not isinstance(const, EnumValue):
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 "the clone type must be known at compile time", expr.args[0].pos, expr.args[0].end
             )
         wanted, operation = {
@@ -326,7 +330,9 @@ class ExternLowering(ValueLowering):
             "E2E": ("egress", "clone_egress_pkt_to_egress"),
         }[const.name]
         if self.block_kind != wanted:
-            self.diagnostics.fail(f"CloneType.{const.name} can only be used in {wanted}", expr.pos, expr.end)
+            raise self.diagnostics.failure(
+                f"CloneType.{const.name} can only be used in {wanted}", expr.pos, expr.end
+            )
         session = self.value(expr.args[1], env, body)
         number = self.field_list(index, expr)
         body.step(ir.Step(operation, (session, ir.Const(t.INT, number)), (expr.pos, expr.end)))
@@ -356,7 +362,7 @@ class ExternLowering(ValueLowering):
 
     def again(self, expr: ast.Call, operation: str, where: str, body: Body) -> ir.Value:
         if self.block_kind != where:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"'{operation}_preserving_field_list' can only be called in {where}", expr.pos, expr.end
             )
         number = self.field_list(expr.args[0], expr)

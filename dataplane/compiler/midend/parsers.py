@@ -7,10 +7,8 @@ from .. import types as t
 from ..errors import Abort
 from .body import Body, Build
 from .controls import ControlLowering
-from .env import BlockInstance, Env
-from .values import BIT32, clamp_to, lower_type
-
-MAX_RANGE_MASKS = 64
+from .env import BlockInstance, Env, Names
+from .values import lower_type
 
 
 class ParserBody:
@@ -21,6 +19,7 @@ class ParserBody:
     def __init__(self, lowering: ParserLowering, state: ir.State) -> None:
         self.lowering = lowering
         self.state = state
+        self.left: dict[object, list[ir.State]] = {}
 
     def step(self, step: ir.Step) -> None:
         """Add a step to the current state."""
@@ -28,7 +27,8 @@ class ParserBody:
 
     def continued(self) -> ir.State:
         """Return a new state that follows the current one."""
-        return self.lowering.new_state(self.lowering.state_names.numbered(self.state.name))
+        name = self.state.name if self.state.name != "(unreachable)" else "state"
+        return self.lowering.new_state(self.lowering.state_names.numbered(name))
 
     def branch(self, cond: ir.Expr, then: Build, orelse: Build | None, span: ir.Span) -> None:
         """Go through one of two states."""
@@ -46,24 +46,39 @@ class ParserBody:
             self.state = state
             if build is not None:
                 build(self)
-            self.state.cases = [ir.Case([ir.EntryKey(None)], None, after.name)]
+            go_to(self.state, after)
         self.state = after
 
     def leave(self, label: object, node: ast.Node) -> None:
-        """Refuse: functions with a return that is not their last statement."""
-        if label not in self.lowering.last_returns:
-            return
-        raise AssertionError
+        """Go on behind what the label names; what follows here is never reached."""
+        self.left.setdefault(label, []).append(self.state)
+        self.state = ir.State("(unreachable)")
 
     def labelled(self, label: object, build: Build) -> None:
-        """Add an inlined function."""
+        """Add something that `leave` can leave."""
         build(self)
+        left = self.left.pop(label, [])
+        if not left:
+            return
+        if len(left) == 1 and self.state.name == "(unreachable)":
+            self.state = left[0]
+            return
+        after = self.continued()
+        for state in (*left, self.state):
+            go_to(state, after)
+        self.state = after
+
+
+def go_to(state: ir.State, following: ir.State) -> None:
+    """Make a state always continue with another."""
+    state.keys = []
+    state.cases = [ir.Case([ir.EntryKey(None)], None, following.name)]
 
 
 class ParserLowering(ControlLowering):
     """Lowers parsers."""
 
-    last_returns: set[object]
+    state_names: Names
 
     def new_state(self, name: str) -> ir.State:
         """Add a state."""
@@ -79,11 +94,9 @@ class ParserLowering(ControlLowering):
             state: self.state_names.new(state.name if first == "start" else f"{first}_{state.name}")
             for state in decl.states
         }
-        for state, name in named.items():
-            self.new_state(name)
-        for state, name in named.items():
-            made = next(s for s in self.program.states if s.name == name)
-            body = ParserBody(self, made)
+        made = [self.new_state(name) for name in named.values()]
+        for state, first_state in zip(named, made, strict=True):
+            body = ParserBody(self, first_state)
             inner = Env(env)
             try:
                 if state.name == "start":
@@ -129,7 +142,7 @@ class ParserLowering(ControlLowering):
         ):
             return value
         if not isinstance(value, ir.Expr):
-            self.refuse(f"select on {expr.type}", expr)
+            raise self.refusal(f"select on {expr.type}", expr)
         copy = self.variable("select", lower_type(expr.type))
         self.assign(copy, value, (expr.pos, expr.end), body, expr)
         assert isinstance(copy, ir.Field)
@@ -157,7 +170,7 @@ class ParserLowering(ControlLowering):
         choices: list[list[ir.EntryKey]] = [[]]
         for key, expr in zip(keys, written, strict=True):
             if isinstance(expr.type, t.Set) and isinstance(expr, ast.Name):
-                self.refuse("a value set as one of several keys", expr)
+                raise self.refusal("a value set as one of several keys", expr)
             alternatives = self.alternatives(expr, t.width_of(key.type) or 0)
             choices = [[*choice, alternative] for choice in choices for alternative in alternatives]
         for choice in choices:
@@ -180,26 +193,26 @@ class ParserLowering(ControlLowering):
 
     def packet_in(self, expr: ast.Call, func: ast.Member, env: Env, body: Body) -> ir.Value:
         if not isinstance(body, ParserBody):
-            self.refuse(f"'{func.name}' outside of a parser", expr)
+            raise self.refusal(f"'{func.name}' outside of a parser", expr)
         span = (expr.pos, expr.end)
         if func.name == "lookahead":
             return self.lookahead(expr, body, span)
         if func.name == "length":
-            self.refuse("'packet_in.length' (BMv2 does not offer it)", expr)
+            raise self.refusal("'packet_in.length' (BMv2 does not offer it)", expr)
         if func.name == "advance":
             body.step(ir.Step("advance", (self.expr(expr.args[0], env, body),), span))
             return ir.DontCare()
         target = self.value(expr.args[0], env, body)
         if isinstance(target, ir.DontCare):
-            self.refuse("extract(_)", expr)
+            raise self.refusal("extract(_)", expr)
         if not isinstance(target, ir.HeaderRef):
-            self.diagnostics.fail("'extract' needs a header", expr.args[0].pos, expr.args[0].end)
+            raise self.diagnostics.failure("'extract' needs a header", expr.args[0].pos, expr.args[0].end)
         if target.which == "last" or target.index is not None:
-            self.refuse("'extract' into this element of a stack (use 'next')", expr.args[0])
+            raise self.refusal("'extract' into this element of a stack (use 'next')", expr.args[0])
         has_varbit = any(isinstance(k, t.VarBits) for k in target.type.fields.values())
         if has_varbit != (len(expr.args) == 2):
             text = "needs" if has_varbit else "takes no"
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"'extract' {text} length: header '{target.type}' has {'a' if has_varbit else 'no'} varbit field",
                 expr.pos,
                 expr.end,
@@ -216,7 +229,7 @@ class ParserLowering(ControlLowering):
         if isinstance(kind, t.Bits):
             return ir.Lookahead(kind, 0, kind.width)
         if width is None or not isinstance(kind, (t.StructLike, t.Tuple)):
-            self.refuse(f"lookahead<{expr.type}>", expr)
+            raise self.refusal(f"lookahead<{expr.type}>", expr)
         # One part after the other; BMv2 can look at any bits ahead.
         offset = 0
 
@@ -242,15 +255,17 @@ class ParserLowering(ControlLowering):
             super().inline_block(instance, call, env, body)
             return
         if not isinstance(body, ParserBody):
-            self.refuse(f"applying parser '{decl.name}' here", call)
+            raise self.refusal(f"applying parser '{decl.name}' here", call)
         if decl in self.parsing:
-            self.diagnostics.fail(f"parser '{decl.name}' applies itself", call.pos, call.end)
+            raise self.diagnostics.failure(f"parser '{decl.name}' applies itself", call.pos, call.end)
         inner = Env(instance.env)
         self.bind_arguments(decl.params, call, env, inner, body)
         before, after = body.state, body.continued()
         prefix = self.state_names.new(f"{before.name}_{instance.name.rpartition('.')[2]}")
         self.parsing.append(decl)
+        self.prefixes.append(instance.name)
         self.parser(decl, inner, instance.name, prefix, after.name)
+        self.prefixes.pop()
         self.parsing.pop()
         before.cases = [ir.Case([ir.EntryKey(None)], None, f"{prefix}_start")]
         body.state = after
@@ -269,6 +284,3 @@ def range_to_masks(low: int, high: int, width: int) -> list[tuple[int, int]]:
         result.append((low, full & ~(size - 1)))
         low += size
     return result
-
-
-__all__ = ["BIT32", "ParserBody", "ParserLowering", "clamp_to", "range_to_masks"]

@@ -6,7 +6,7 @@ from .. import ast, ir
 from .. import types as t
 from ..checker import Checker
 from ..errors import Abort, Diagnostics
-from .body import Body, ControlBody
+from .body import Body, Build, ControlBody
 from .env import Env, Names
 from .parsers import ParserLowering
 from .values import lower_type
@@ -24,22 +24,24 @@ class DeparserBody:
     def step(self, step: ir.Step) -> None:
         """Add a step that BMv2 allows in deparsers."""
         if step.op not in ("assert", "assume", "log_msg"):
-            self.diagnostics.fail("only emit is supported in a deparser (BMv2)", *step.span)
+            raise self.diagnostics.failure("only emit is supported in a deparser (BMv2)", *step.span)
         self.steps.append(step)
 
-    def branch(self, cond: ir.Expr, then: object, orelse: object, span: ir.Span) -> None:
+    def branch(self, cond: ir.Expr, then: Build, orelse: Build | None, span: ir.Span) -> None:
         """Refuse conditions."""
-        self.diagnostics.fail(
+        raise self.diagnostics.failure(
             "conditions in a deparser are not supported (BMv2); emit skips invalid headers", *span
         )
 
     def leave(self, label: object, node: ast.Node) -> None:
         """Refuse jumps."""
-        self.diagnostics.fail("'return' and 'exit' in a deparser are not supported", node.pos, node.end)
+        raise self.diagnostics.failure(
+            "'return' and 'exit' in a deparser are not supported", node.pos, node.end
+        )
 
-    def labelled(self, label: object, build: object) -> None:
+    def labelled(self, label: object, build: Build) -> None:
         """Refuse inlined functions."""
-        self.diagnostics.fail("calls in a deparser are not supported", None)
+        raise self.diagnostics.failure("calls in a deparser are not supported", None)
 
 
 class ProgramLowering(ParserLowering):
@@ -54,23 +56,21 @@ class ProgramLowering(ParserLowering):
         self.inlining = []
         self.applied = []
         self.parsing = []
+        self.prefixes = []
         self.called = {}
         self.direct_uses = []
         self.key_steps = {}
         self.block_kind = ""
-        self.last_returns = set()
         self.global_no_action = next(
             (d for d in tree.decls if isinstance(d, ast.Action) and d.name == "NoAction"), None
         )
-
-    state_names: Names
 
     def run(self, main: ast.Instance) -> ir.Program:
         """Lower the package V1Switch."""
         assert isinstance(main.type, t.Block)
         package = main.type.decl
         if package.name != "V1Switch":
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"package '{package.name}' is not supported; this compiler translates v1model's V1Switch",
                 main.pos,
                 main.end,
@@ -84,6 +84,7 @@ class ProgramLowering(ParserLowering):
         hdr, meta, std = self.storage(parser)
         self.global_instances()
         self.block_kind = "parser"
+        self.prefixes.append(self.block_name(parser))
         self.parser(
             parser,
             self.parameters(parser, [ir.PacketRef(), hdr, meta, std]),
@@ -108,7 +109,7 @@ class ProgramLowering(ParserLowering):
         kind = argument.type
         assert isinstance(kind, t.Block) and not isinstance(kind.decl, ast.PackageDecl)
         if isinstance(argument, ast.Call) and argument.args:
-            self.refuse("constructor arguments of a top-level block", argument)
+            raise self.refusal("constructor arguments of a top-level block", argument)
         return kind.decl
 
     @staticmethod
@@ -141,16 +142,18 @@ class ProgramLowering(ParserLowering):
         """Make the headers, the user's metadata and standard_metadata."""
         header_param, meta_param = parser.params[1], parser.params[2]
         if not isinstance(header_param.type, t.StructLike) or header_param.type.kind != "struct":
-            self.diagnostics.fail("the headers must be a struct", header_param.pos, header_param.end)
+            raise self.diagnostics.failure("the headers must be a struct", header_param.pos, header_param.end)
         if not isinstance(meta_param.type, t.StructLike) or meta_param.type.kind != "struct":
-            self.diagnostics.fail("the user metadata must be a struct", meta_param.pos, meta_param.end)
+            raise self.diagnostics.failure(
+                "the user metadata must be a struct", meta_param.pos, meta_param.end
+            )
         fields: dict[str, ir.Value] = {}
         for field in header_param.type.decl.fields:
             kind = header_param.type.fields[field.name]
             if not isinstance(kind, t.Stack) and not (
                 isinstance(kind, t.StructLike) and kind.kind != "struct"
             ):
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     "the headers' struct can only have headers, stacks and unions", field.pos, field.end
                 )
             fields[field.name] = self.header_instance(t.annotated_name(field) or field.name, kind)
@@ -222,6 +225,7 @@ class ProgramLowering(ParserLowering):
     def pipeline(self, name: str, decl: ast.ControlDecl, env: Env) -> None:
         made = ir.Pipeline(name, decl)
         self.program.pipelines.append(made)
+        self.prefixes.append(self.block_name(decl))
         self.enter(decl, env, self.block_name(decl))
         body = ControlBody(self.hide)
         assert decl.body is not None
@@ -258,14 +262,14 @@ class ProgramLowering(ParserLowering):
         body = DeparserBody(self.diagnostics)
         self.enter(decl, env, self.block_name(decl))
         try:
-            self.framed_top(decl.body.items, env, body)  # type: ignore[arg-type]
+            self.framed_top(decl.body.items, env, body)
         except Abort:
             return
         self.program.deparser_steps = body.steps
 
     def packet_out(self, expr: ast.Call, func: ast.Member, env: Env, body: Body) -> ir.Value:
         if body.kind != "deparser":
-            self.refuse("'emit' outside of the deparser", expr)
+            raise self.refusal("'emit' outside of the deparser", expr)
         self.program.deparser_order.extend(self.emitted(self.value(expr.args[0], env, body), expr))
         return ir.DontCare()
 
@@ -284,7 +288,7 @@ class ProgramLowering(ParserLowering):
             return [f"{name}.{member}" for name in names for member in element.fields]
         if isinstance(value, ir.Struct):
             return [name for part in value.fields.values() for name in self.emitted(part, node)]
-        self.diagnostics.fail(
+        raise self.diagnostics.failure(
             "'emit' needs a header, or a stack, union or struct of headers", node.pos, node.end
         )
 
@@ -295,7 +299,7 @@ class ProgramLowering(ParserLowering):
         env = self.parameters(decl, values)
         for local in decl.locals:
             if not isinstance(local, ast.Const):
-                self.refuse(f"'{local.name}': a declaration in a checksum control", local)
+                raise self.refusal(f"'{local.name}': a declaration in a checksum control", local)
         for item in decl.body.items:
             try:
                 self.checksum(item, env, update)
@@ -313,20 +317,20 @@ class ProgramLowering(ParserLowering):
         names = (f"{verb}_checksum", f"{verb}_checksum_with_payload")
         call = item.call if isinstance(item, ast.CallStmt) else None
         if call is None or not isinstance(call.func, ast.Name) or call.func.name not in names:
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 f"only {names[0]} and {names[1]} are allowed here (BMv2)", item.pos, item.end
             )
         assert isinstance(call.func, ast.Name)
         span = (call.pos, call.end)
         body = DeparserBody(self.diagnostics)
-        condition = self.expr(call.args[0], env, body)  # type: ignore[arg-type]
-        inputs = self.elements(self.value(call.args[1], env, body), call.args[1])  # type: ignore[arg-type]
+        condition = self.expr(call.args[0], env, body)
+        inputs = self.elements(self.value(call.args[1], env, body), call.args[1])
         for value in inputs:
             if not isinstance(value, (ir.Const, ir.Field)):
-                self.refuse(f"computing in the values of {names[0]}", call.args[1])
-        target = self.value(call.args[2], env, body)  # type: ignore[arg-type]
+                raise self.refusal(f"computing in the values of {names[0]}", call.args[1])
+        target = self.value(call.args[2], env, body)
         if not isinstance(target, ir.Field):
-            self.refuse("this target of a checksum", call.args[2])
+            raise self.refusal("this target of a checksum", call.args[2])
         algorithm = self.algorithm(call.args[3])
         with_payload = call.func.name.endswith("_with_payload")
         calculation = ir.Calculation(self.names.new("calc"), algorithm, inputs, with_payload, span)
@@ -342,7 +346,7 @@ class ProgramLowering(ParserLowering):
         for instance, call, prop in self.direct_uses:
             if instance.table is None:
                 self.diagnostics.error(
-                    f"'{instance.decl.name}' belongs to no table; give one the property '{prop} = {instance.decl.name};'",
+                    f"'{instance.decl.name}' belongs to no table; write '{prop} = {instance.decl.name};' in one",
                     call.pos,
                     call.end,
                 )

@@ -31,7 +31,7 @@ class StatementLowering(ExternLowering):
                     variable, self.value(decl.init, env, body), (decl.pos, decl.init.end), body, decl.init
                 )
         elif isinstance(decl, ast.Instance):
-            self.refuse(f"instance '{decl.name}' within statements", decl)
+            raise self.refusal(f"instance '{decl.name}' within statements", decl)
 
     def statement(self, stmt: ast.Stmt, env: Env, body: Body) -> None:
         """Lower one statement."""
@@ -67,7 +67,7 @@ class StatementLowering(ExternLowering):
     def assign_slice(self, left: ast.Slice, right: ir.Value, env: Env, body: Body, span: ir.Span) -> None:
         """x[h:l] = v becomes x = x & ~mask | v << l & mask."""
         if isinstance(left.expr, ast.Slice):
-            self.refuse("a slice of a slice on the left of '='", left)
+            raise self.refusal("a slice of a slice on the left of '='", left)
         target = self.expr(left.expr, env, body)
         assert isinstance(right, ir.Expr)
         high, low = left.high.const, left.low.const
@@ -88,7 +88,7 @@ class StatementLowering(ExternLowering):
             self.assign_struct(left, right, span, body, node)
         elif isinstance(left, ir.HeaderRef) and isinstance(right, ir.Struct):
             if left.index is not None or left.which:
-                self.refuse("a list assigned to an element chosen when the packet comes", node)
+                raise self.refusal("a list assigned to an element chosen when the packet comes", node)
             body.step(ir.Step("add_header", (left,), span))
             own: dict[str, ir.Value] = {
                 name: ir.Field(lower_type(kind), left.name, name) for name, kind in left.type.fields.items()
@@ -109,13 +109,13 @@ class StatementLowering(ExternLowering):
             if left != right:
                 body.step(ir.Step(operation, (left, right), span))
         else:
-            self.refuse("this assignment", node)
+            raise self.refusal("this assignment", node)
 
     def assign_struct(
         self, left: ir.Struct, right: ir.Struct, span: ir.Span, body: Body, node: ast.Node
     ) -> None:
         if list(left.fields) != list(right.fields):
-            self.refuse("this assignment", node)
+            raise self.refusal("this assignment", node)
         values = dict(right.fields)
         if right.header is None and len(values) > 1:
             # { a, b } may be read from what is being written: keep what changes on the way.
@@ -159,11 +159,12 @@ class StatementLowering(ExternLowering):
         node = ir.Apply(table.name, table, span=(stmt.cond.pos, stmt.cond.end))
         body.add(node)
         orelse = stmt.orelse
-        then = body.nested(lambda inner: self.statement(stmt.then, env, inner))
-        other = body.nested(
+        then, then_dead = body.nested(lambda inner: self.statement(stmt.then, env, inner))
+        other, other_dead = body.nested(
             (lambda inner: self.statement(orelse, env, inner)) if orelse is not None else None
         )
         node.hit, node.miss = (then, other) if wanted else (other, then)
+        body.dead = body.dead or (then_dead and other_dead)
         return True
 
     def table_of(self, call: ast.Expr, env: Env, body: Body) -> ir.Table:
@@ -173,7 +174,7 @@ class StatementLowering(ExternLowering):
     def apply_result(self, expr: ast.Member, env: Env, body: Body) -> ir.Value:
         """Lower table.apply().hit as a value: a variable that the two ways out of the table set."""
         if not isinstance(body, ControlBody):
-            self.refuse("applying a table here", expr)
+            raise self.refusal("applying a table here", expr)
         table = self.table_of(expr.expr, env, body)
         result = self.variable("hit", t.BOOL)
         assert isinstance(result, ir.Field)
@@ -183,7 +184,7 @@ class StatementLowering(ExternLowering):
 
         def setter(value: bool) -> list[ir.Node]:
             step = ir.Step("assign", (result, ir.Const(t.BOOL, value)), span)
-            return body.nested(lambda inner: inner.step(step))
+            return body.nested(lambda inner: inner.step(step))[0]
 
         node.hit, node.miss = setter(expr.name == "hit"), setter(expr.name != "hit")
         return result
@@ -251,7 +252,7 @@ class StatementLowering(ExternLowering):
             if case.block is None:
                 continue
             block = case.block
-            nodes = body.nested(lambda inner, block=block: self.statement(block, env, inner))  # type: ignore[misc]
+            nodes, _ = body.nested(lambda inner, block=block: self.statement(block, env, inner))  # type: ignore[misc]
             if labels:
                 node.cases.append((labels, nodes))
             if default:
@@ -288,20 +289,17 @@ class StatementLowering(ExternLowering):
 
     def inline_action(self, closure: ActionClosure, call: ast.Call, env: Env, body: Body) -> None:
         inner = Env(closure.env)
-        after = self.bind_arguments(closure.decl.params, call, env, inner, body)
+        self.bind_arguments(closure.decl.params, call, env, inner, body)
         self.framed(closure.decl.body.items, inner, body, None)
-        for target, value, span in after:
-            self.assign(target, value, span, body, call)
 
     def bind_arguments(
         self, params: list[ast.Param], call: ast.Call, env: Env, inner: Env, body: Body
-    ) -> list[tuple[ir.Value, ir.Value, ir.Span]]:
-        """Bind parameters to arguments, copying in; returns what to copy out (P4_16 section 6.8)."""
-        after: list[tuple[ir.Value, ir.Value, ir.Span]] = []
+    ) -> None:
+        """Bind parameters to arguments, copying values in (P4_16 section 6.8)."""
         for param, argument in zip(params, call.args, strict=True):
             span = (argument.pos, argument.end)
             if isinstance(argument, ast.Slice) and param.direction in ("out", "inout"):
-                self.refuse("a slice as an 'out' argument", argument)
+                raise self.refusal("a slice as an 'out' argument", argument)
             value = self.value(argument, env, body)
             if isinstance(value, (ir.Const, ir.Text, ir.PacketRef)) or isinstance(param.type, t.Extern):
                 inner.bind(param, value)
@@ -319,12 +317,11 @@ class StatementLowering(ExternLowering):
             if not isinstance(value, ir.DontCare):
                 self.assign(copy, value, span, body, argument)
             inner.bind(param, copy)
-        return after
 
     def call_function(self, function: ast.Function, call: ast.Call, env: Env, body: Body) -> ir.Value:
         """Inline a function's call."""
         if function in self.inlining:
-            self.diagnostics.fail(f"function '{function.name}' calls itself", call.pos, call.end)
+            raise self.diagnostics.failure(f"function '{function.name}' calls itself", call.pos, call.end)
         assert function.body is not None
         inner = Env()
         self.inlining.append(function)
@@ -343,13 +340,16 @@ class StatementLowering(ExternLowering):
         assert isinstance(target, (ast.Name, ast.TypeRef))
         found = env.get(target.ref) if isinstance(target, ast.Name) else None
         if not isinstance(found, BlockInstance):
-            self.refuse(
+            raise self.refusal(
                 f"applying a type directly ('{target.name if isinstance(target, ast.Name) else 'type'}.apply')",
                 call,
             )
         self.inline_block(found, call, env, body)
 
+    prefixes: list[str]
+
     def inline_block(self, instance: BlockInstance, call: ast.Call, env: Env, body: Body) -> None:
+        """Inline a parser or control (in controls.py and parsers.py)."""
         raise NotImplementedError
 
 

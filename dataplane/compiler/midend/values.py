@@ -6,11 +6,9 @@ is used, with the short-circuit rules of &&, || and ?: kept.
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from .. import ast, ir
 from .. import types as t
-from ..errors import Diagnostics
+from ..errors import Abort, Diagnostics
 from ..folding import EnumValue
 from .body import Body
 from .env import Env, Names
@@ -50,9 +48,9 @@ class ValueLowering:
 
     # ---- storage
 
-    def refuse(self, what: str, node: ast.Node) -> NoReturn:
-        """Report something that is not supported."""
-        self.diagnostics.fail(f"{what} is not supported", node.pos, node.end)
+    def refusal(self, what: str, node: ast.Node) -> Abort:
+        """Report something that is not supported; to be raised."""
+        return self.diagnostics.failure(f"{what} is not supported", node.pos, node.end)
 
     def variable(self, name: str, kind: t.Type) -> ir.Value:
         """Make storage for a variable."""
@@ -84,7 +82,7 @@ class ValueLowering:
         value = self.value(expr, env, body)
         if isinstance(value, ir.Expr):
             return value
-        self.refuse(f"a value of type {expr.type} here", expr)
+        raise self.refusal(f"a value of type {expr.type} here", expr)
 
     def value(self, expr: ast.Expr, env: Env, body: Body) -> ir.Value:
         """Lower an expression."""
@@ -116,7 +114,7 @@ class ValueLowering:
             found, (ir.Expr, ir.HeaderRef, ir.UnionRef, ir.StackRef, ir.Struct, ir.PacketRef, ir.DontCare)
         ):
             return found
-        self.refuse(f"'{expr.name}' as a value", expr)
+        raise self.refusal(f"'{expr.name}' as a value", expr)
 
     def lower_unary(self, expr: ast.Unary, env: Env, body: Body) -> ir.Value:
         operand = self.expr(expr.expr, env, body)
@@ -138,13 +136,13 @@ class ValueLowering:
         ):
             return self.compare(expr, left_value, right_value)
         if not isinstance(left_value, ir.Expr) or not isinstance(right_value, ir.Expr):
-            self.refuse(f"'{expr.op}' on {expr.left.type}", expr)
+            raise self.refusal(f"'{expr.op}' on {expr.left.type}", expr)
         return self.binary(expr, left_value, right_value)
 
     def binary(self, expr: ast.Binary, left: ir.Expr, right: ir.Expr) -> ir.Expr:
         kind, operator = lower_type(expr.type), expr.op
         if operator in ("/", "%"):
-            self.refuse(
+            raise self.refusal(
                 f"'{operator}' on values that are only known when the packet comes (BMv2 has no division)",
                 expr,
             )
@@ -200,9 +198,9 @@ class ValueLowering:
             return self.value(expr.yes if cond.value else expr.no, env, body)
         yes, no = self.value(expr.yes, env, body), self.value(expr.no, env, body)
         if has_effects(expr.yes) or has_effects(expr.no):
-            self.refuse("a call within '?:'", expr)
+            raise self.refusal("a call within '?:'", expr)
         if not isinstance(yes, ir.Expr) or not isinstance(no, ir.Expr):
-            self.refuse(f"'?:' on {expr.type}", expr)
+            raise self.refusal(f"'?:' on {expr.type}", expr)
         return ir.Mux(lower_type(expr.type), cond, yes, no)
 
     def lower_cast(self, expr: ast.Cast, env: Env, body: Body) -> ir.Value:
@@ -237,7 +235,7 @@ class ValueLowering:
             name = f"{base.name}[{expr.index.const}]"
             return ir.HeaderRef(name, element) if element.kind == "header" else ir.UnionRef(name, element)
         if element.kind != "header":
-            self.refuse("an index into a stack of unions that is not known at compile time", expr)
+            raise self.refusal("an index into a stack of unions that is not known at compile time", expr)
         return ir.HeaderRef(base.name, element, self.expr(expr.index, env, body))
 
     def lower_listexpr(self, expr: ast.ListExpr, env: Env, body: Body) -> ir.Value:
@@ -272,12 +270,12 @@ class ValueLowering:
             return ir.HeaderRef(f"{base.name}.{expr.name}", member, None, base.which)
         if isinstance(base, ir.StackRef):
             return self.stack_member(base, expr)
-        self.refuse(f"member '{expr.name}' of {expr.expr.type}", expr)
+        raise self.refusal(f"member '{expr.name}' of {expr.expr.type}", expr)
 
     def header_field(self, base: ir.HeaderRef, expr: ast.Member) -> ir.Expr:
         kind = lower_type(base.type.fields[expr.name])
         if base.which == "next":
-            self.diagnostics.fail(
+            raise self.diagnostics.failure(
                 "a field of 'next' cannot be read or written before it is extracted", expr.pos, expr.end
             )
         if base.which == "last":
@@ -324,12 +322,12 @@ class ValueLowering:
                 if left.index is None and right.index is None and not isinstance(k, t.VarBits)
             ]
             if len(fields) != len(left.type.fields):
-                self.refuse("this comparison of headers", node)
+                raise self.refusal("this comparison of headers", node)
             one, other = ir.Valid(t.BOOL, left), ir.Valid(t.BOOL, right)
             neither = ir.Op(t.BOOL, "and", ir.Op(t.BOOL, "not", None, one), ir.Op(t.BOOL, "not", None, other))
             both = conjunction([one, other, *fields])
             return ir.Op(t.BOOL, "or", neither, both)
-        self.refuse("this comparison", node)
+        raise self.refusal("this comparison", node)
 
 
 def conjunction(parts: list[ir.Expr]) -> ir.Expr:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
 
 from .. import ast
 from ..errors import Abort, Diagnostics
@@ -57,15 +56,17 @@ class ParserBase:
         """Take a token of a kind, or say that it is missing."""
         if self.token.kind == kind:
             return self.advance()
-        self.unexpected(f"'{kind}'", where)
+        raise self.unexpected(f"'{kind}'", where)
 
-    def unexpected(self, wanted: str, where: str = "") -> NoReturn:
-        """Report that something else was expected here."""
+    def unexpected(self, wanted: str, where: str = "") -> Abort:
+        """Report that something else was expected here; to be raised."""
         if self.trial:
             raise Backtrack
         found = "the end of the file" if self.token.kind == "EOF" else f"'{self.token.text}'"
         after = f" {where}" if where else ""
-        self.diagnostics.fail(f"expected {wanted}{after}, found {found}", self.token.pos, self.token.end)
+        return self.diagnostics.failure(
+            f"expected {wanted}{after}, found {found}", self.token.pos, self.token.end
+        )
 
     def skip_block(self) -> None:
         """Move behind the current statement or block, to go on after an error."""
@@ -92,7 +93,7 @@ class ParserBase:
         """name: IDENTIFIER | words that are keywords elsewhere."""
         if self.is_name():
             return self.advance()
-        self.unexpected(what)
+        raise self.unexpected(what)
 
     def at_type_name(self) -> bool:
         """Say whether the current token is the name of a type that was declared before."""
@@ -132,7 +133,7 @@ class ParserBase:
             if depth > 1 or token.kind != opening:
                 result.body.append(token.text)
         else:
-            self.unexpected(f"'{closing}'", "after the annotation")
+            raise self.unexpected(f"'{closing}'", "after the annotation")
         # Bodies are free text; those that read as expressions are kept as such.
         end = self.at
         self.back_to(begin)

@@ -34,7 +34,7 @@ class Parser(TableParser):
             self.type_names -= self.type_params
 
     def any_declaration(self) -> ast.Decl:
-        """declaration: constant | extern | action | parser | type | control | instantiation | error | matchKind | function"""
+        """declaration: constant | extern | action | parser | type | control | instantiation | function | ..."""
         annotations = self.annotations()
         kind = self.token.kind
         if kind == "const":
@@ -157,7 +157,9 @@ class Parser(TableParser):
         """typedef typeRef name ; | type typeRef name ;"""
         distinct = self.advance().kind == "type"
         if self.token.kind in ("header", "struct", "enum"):
-            self.diagnostics.fail("a type must be declared before typedef can name it again", self.token.pos)
+            raise self.diagnostics.failure(
+                "a type must be declared before typedef can name it again", self.token.pos
+            )
         target = self.type_ref()
         name = self.name("the new type's name")
         self.declare_type(name.text)
@@ -195,7 +197,7 @@ class Parser(TableParser):
         while self.token.kind != "}":
             method_annotations = self.annotations()
             if self.token.kind == "abstract":
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     "abstract extern methods are not supported", self.token.pos, self.token.end
                 )
             if self.token.text == name and self.peek().kind == "(":
@@ -228,14 +230,14 @@ class Parser(TableParser):
         if self.token.kind == "EOF" or not (
             self.at_type() or self.is_name() or self.token.kind in (".", "tuple")
         ):
-            self.unexpected("a declaration")
+            raise self.unexpected("a declaration")
         at = self.at
         self.type_ref()
         is_instance = self.token.kind == "("
         is_variable = self.is_name() and self.peek().kind in (";", "=")
         self.back_to(at)
         if is_variable:
-            self.diagnostics.fail("variables are not allowed at top level", self.token.pos)
+            raise self.diagnostics.failure("variables are not allowed at top level", self.token.pos)
         if is_instance:
             return self.variable_or_instance(annotations)
         function = self.prototype(annotations)
@@ -377,7 +379,7 @@ class Parser(TableParser):
             except Abort:
                 self.skip_block()
         if body is None and not self.diagnostics.error_count:
-            self.unexpected("'apply'", f"in control {name.text}")
+            raise self.unexpected("'apply'", f"in control {name.text}")
         self.expect("}", "at the end of the control (apply comes last)")
         return ast.ControlDecl(
             name.pos,

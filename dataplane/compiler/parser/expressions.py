@@ -48,7 +48,7 @@ class ExpressionParser(ParserBase):
             args = self.type_arguments() if self.token.kind == "<" else None
             result = ast.TypeName(token.pos, self.last_end, name.text, args, absolute)
         else:
-            self.unexpected("a type")
+            raise self.unexpected("a type")
         while self.token.kind == "[":
             self.advance()
             size = self.expression()
@@ -72,7 +72,7 @@ class ExpressionParser(ParserBase):
         elif token.kind == "bit":
             width = ast.Number(token.pos, token.end, 1)
         elif token.kind == "varbit":
-            self.unexpected("'<'", "after varbit")
+            raise self.unexpected("'<'", "after varbit")
         return ast.BaseType(token.pos, self.last_end, token.kind, width)
 
     def type_arguments(self) -> list[ast.TypeExpr]:
@@ -195,8 +195,10 @@ class ExpressionParser(ParserBase):
         if kind in BASE_TYPES or kind == "tuple":
             return self.type_expression()
         if kind == "this":
-            self.diagnostics.fail("'this' (abstract extern methods) is not supported", token.pos, token.end)
-        self.unexpected("an expression")
+            raise self.diagnostics.failure(
+                "'this' (abstract extern methods) is not supported", token.pos, token.end
+            )
+        raise self.unexpected("an expression")
 
     def type_expression(self) -> ast.TypeRef:
         """typeRef where an expression may stand"""
@@ -221,7 +223,7 @@ class ExpressionParser(ParserBase):
         fields = self.is_name() and self.peek().kind == "="
         while self.token.kind != "}":
             if self.token.kind == "...":
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     "'...' (default initializers) is not supported", self.token.pos, self.token.end
                 )
             if fields:
@@ -236,7 +238,7 @@ class ExpressionParser(ParserBase):
         return ast.ListExpr(start.pos, end, items)
 
     def postfix(self, expr: ast.Expr) -> ast.Expr:
-        """expression . name | expression [ i ] | expression [ h : l ] | expression < types > ( args ) | expression ( args )"""
+        """expression . name | expression [ i ] | expression [ h : l ] | expression optTypeArgs ( args )"""
         while True:
             kind = self.token.kind
             if kind == ".":

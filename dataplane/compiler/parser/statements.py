@@ -87,7 +87,7 @@ class StatementParser(ExpressionParser):
             args, names = self.arguments()
             name = self.name("the name of the instance")
             if self.token.kind == "=":
-                self.diagnostics.fail(
+                raise self.diagnostics.failure(
                     "abstract extern methods ('= { … }' after an instance) are not supported", self.token.pos
                 )
             self.expect(";", "after the instantiation")
@@ -133,9 +133,11 @@ class StatementParser(ExpressionParser):
         if kind == "switch":
             return self.switch()
         if kind in ("for", "break", "continue") and self.peek().kind in ("(", ";"):
-            self.diagnostics.fail(f"'{kind}' (loops) is not supported", token.pos, token.end)
+            raise self.diagnostics.failure(f"'{kind}' (loops) is not supported", token.pos, token.end)
         if kind in ("table", "action", "state", "parser", "control"):
-            self.diagnostics.fail(f"a {kind} cannot be declared within statements", token.pos, token.end)
+            raise self.diagnostics.failure(
+                f"a {kind} cannot be declared within statements", token.pos, token.end
+            )
         return self.assignment_or_call()
 
     def assignment_or_call(self) -> ast.Stmt:
@@ -153,7 +155,7 @@ class StatementParser(ExpressionParser):
                 left.pos, right.end, left, ast.Binary(left.pos, right.end, operator, left, right)
             )
         if not isinstance(left, ast.Call):
-            self.unexpected("'=' or a call")
+            raise self.unexpected("'=' or a call")
         self.expect(";", "after the call")
         return ast.CallStmt(left.pos, left.end, left)
 
