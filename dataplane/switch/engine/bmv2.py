@@ -43,7 +43,12 @@ class Position:
 
 def refuse(position: Position | str, reason: str) -> NoReturn:
     """Raise PipelineRejected for a construct."""
-    raise PipelineRejected(f"{position}: {reason}")
+    raise rejection(position, reason)
+
+
+def rejection(position: Position | str, reason: str) -> PipelineRejected:
+    """Return the error for a construct."""
+    return PipelineRejected(f"{position}: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +325,7 @@ class _Reader:
         return Program(
             source=self.source,
             headers=headers,
-            errors={name: value for name, value in self.root.get("errors", ())},
+            errors=dict(self.root.get("errors", ())),
             init_state=parser["init_state"],
             states={item["name"]: self._state(item) for item in parser["parse_states"]},
             deparser=self._deparser(),

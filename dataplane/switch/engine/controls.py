@@ -117,7 +117,7 @@ class TableWriter:
         if not self.table.keys and self.fixed_default:
             body += self._run_fixed()
         else:
-            body += self._lookup() if self.table.keys else ["struct {0}_row *row = NULL;".format(self.name)]
+            body += self._lookup() if self.table.keys else [f"struct {self.name}_row *row = NULL;"]
             body += ["u32 hit = 0;", "", "if (row) {", "\thit = HIT;"]
             if self.table.keys and self.table.with_counters:
                 body.append(f"\tcount(p, bpf_map_lookup_elem(&{self.name}_counters, &row->counter));")
@@ -128,7 +128,7 @@ class TableWriter:
 
     def _lookup(self) -> list[str]:
         lines = [f"struct {self.name}_key *key = (void *)&p->key;"]
-        lines.append(f"__builtin_memset(key, 0, sizeof(*key));")
+        lines.append("__builtin_memset(key, 0, sizeof(*key));")
         if self.layout.kind == "lpm":
             assert self.layout.lpm is not None
             bits = self.layout.front_bits + self.table.keys[self.layout.lpm].width

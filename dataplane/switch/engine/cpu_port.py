@@ -79,7 +79,7 @@ class CpuPort:
             try:
                 self._socket.sendmsg([offload, packet], [], 0, (self.name, ethertype))
             except OSError as ex:
-                # The kernel reports a packet that the output port could not take as ENOBUFS: it is lost, as on any port.
+                # ENOBUFS: the program dropped it, or the output port could not take it.
                 if ex.errno != errno.ENOBUFS:
                     raise PipelineError(f"packet-out failed on {self.name}: {ex.strerror}") from ex
 

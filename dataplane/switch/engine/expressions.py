@@ -9,11 +9,22 @@ order: they can be copied and compared, not computed with.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from dataplane.switch.engine.bmv2 import Field, Header, Json, Param, Position, Program, hexstr, refuse
+from dataplane.switch.engine.bmv2 import (
+    Field,
+    Header,
+    Json,
+    Param,
+    Position,
+    Program,
+    hexstr,
+    refuse,
+    rejection,
+)
 from dataplane.switch.engine.names import container, identifier, is_wide
 
 
@@ -24,6 +35,10 @@ class Kind(Enum):
     SIGNED = "integer that may be negative, as two's complement in 64 bits"
     BOOL = "truth value"
     WIDE = "pointer to bytes in network order"
+
+
+_CLOSED = re.compile(r"[\w.>-]*\w|\([^()]*\)")
+"""Code that needs no parentheses around it: a name, a member, a number, or what has parentheses already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +52,8 @@ class Expr:
     @property
     def operand(self) -> str:
         """Return the code as an operand of 64 bit arithmetic."""
-        return f"(u64)({self.code})" if self.width <= 32 and self.kind is Kind.BITS else f"({self.code})"
+        code = self.code if _CLOSED.fullmatch(self.code) else f"({self.code})"
+        return f"(u64){code}" if self.width <= 32 and self.kind is Kind.BITS else code
 
 
 def valid_bit(header: Header) -> str:
@@ -92,7 +108,7 @@ class Translator:
             return Expr(code, Kind.WIDE if is_wide(param.width) else Kind.BITS, param.width)
         if kind == "lookahead":
             return self.lookahead(int(value[0]), int(value[1]))
-        refuse(self.position, f"an operand of type {kind} is not supported")
+        raise rejection(self.position, f"an operand of type {kind} is not supported")
 
     def lookahead(self, offset: int, width: int) -> Expr:
         """Translate a lookahead; only parser states have it."""
@@ -155,7 +171,7 @@ class Translator:
             expr = self.translate(node)
             if expr.kind is Kind.WIDE and expr.width == width:
                 return expr.code
-        refuse(self.position, f"arithmetic on {width} bits is not supported (at most 64)")
+        raise rejection(self.position, f"arithmetic on {width} bits is not supported (at most 64)")
 
     def _operation(self, node: Json) -> Expr:
         op = node["op"]
@@ -176,7 +192,7 @@ class Translator:
         if not width:
             if Kind.BOOL in _kinds(one, other):
                 return Expr(f"(!!({one.code}) {op} !!({other.code}))", Kind.BOOL, 1)
-            return Expr(f"({one.operand} {op} {other.operand})", Kind.BOOL, 1)
+            return self._compared(op, one, other)
         for node in (left, right):
             if node["type"] == "field":
                 width = self.translate(node).width
@@ -184,10 +200,12 @@ class Translator:
         return Expr(call if op == "==" else f"!{call}", Kind.BOOL, 1)
 
     def _compare(self, op: str, node: Json) -> Expr:
-        one, other = self.value(node["left"]), self.value(node["right"])
+        return self._compared(op, self.value(node["left"]), self.value(node["right"]))
+
+    def _compared(self, op: str, one: Expr, other: Expr) -> Expr:
         if Kind.SIGNED in _kinds(one, other):
             return Expr(f"((s64){one.operand} {op} (s64){other.operand})", Kind.BOOL, 1)
-        return Expr(f"({one.operand} {op} {other.operand})", Kind.BOOL, 1)
+        return Expr(f"({one.code} {op} {other.code})", Kind.BOOL, 1)
 
     def _logic(self, op: str, node: Json) -> Expr:
         joint = "&&" if op == "and" else "||"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 
 _KEYWORDS = frozenset(
-    "auto bool break case char const continue default do double else enum extern float for goto if inline int long "
-    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
-    "u8 u16 u32 u64 s64 skb valid extracted offset length key deparsed".split()
+    """
+    auto bool break case char const continue default do double else enum extern float for goto if inline int long
+    register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
+    u8 u16 u32 u64 s32 s64 skb valid changed extracted offset length key where raw out error exited gap checksums
+    """.split()  # noqa: SIM905 (a list of words reads better than forty literals)
 )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dataplane.switch.engine.actions import Primitives
-from dataplane.switch.engine.bmv2 import Header, Json, Position, Program, State, hexstr, refuse
+from dataplane.switch.engine.bmv2 import Header, Json, Position, Program, State, hexstr, refuse, rejection
 from dataplane.switch.engine.expressions import (
     Expr,
     Kind,
@@ -210,7 +210,7 @@ def _operation(program: Program, translator: ParserTranslator, op: Json, front: 
         if front:
             refuse(translator.position, "advance over a packet-out's header is not supported")
         return [f"if (!advance(p, {amount.operand}))", "\treturn too_short(p);"]
-    refuse(translator.position, f"parser operation {kind} is not supported")
+    raise rejection(translator.position, f"parser operation {kind} is not supported")
 
 
 def _extract(program: Program, translator: Translator, target: Json, front: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -99,10 +100,8 @@ class EbpfPipeline:
     def clear_port(self, port: int, ifindex: int) -> None:
         """Make the program forget a port."""
         self._map("p4_ports").update(struct.pack("=I", port), struct.pack("=I", 0))
-        try:
+        with contextlib.suppress(FileNotFoundError):  # it was never set
             self._map("p4_port_of").delete(struct.pack("=I", ifindex))
-        except FileNotFoundError:
-            pass  # it was never set
 
     def activate(self) -> None:
         """Attach to every port in place of what ran there before, without a packet passing unprocessed."""

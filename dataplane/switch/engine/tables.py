@@ -7,6 +7,7 @@ searched, and out after, so that no packet sees half an entry.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from collections import Counter
@@ -124,10 +125,8 @@ class TableRows:
 
     def _clear_default(self) -> None:
         assert self.default_map is not None
-        try:
+        with contextlib.suppress(FileNotFoundError):  # there was none
             self.default_map.delete(_ZERO)
-        except FileNotFoundError:
-            pass  # there was none
 
     # ---- counters
 

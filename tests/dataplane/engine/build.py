@@ -166,7 +166,7 @@ class Builder:
         keys: Sequence[tuple[str, str]],
         actions: Sequence[int],
         default: int,
-        next_: str | None | dict[str, str | None] = None,
+        next_: str | dict[str, str | None] | None = None,
         control: str = "ingress",
         size: int = 64,
         const: bool = False,
