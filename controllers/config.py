@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from finsy import P4TableAction, P4TableEntry
+from finsy import P4TableAction, P4TableEntry, P4TableMatch
 
 from controllers.errors import ConfigError, InvalidRequest
 from controllers.rows import Row
@@ -186,7 +186,7 @@ def _runtime_entry(where: str, entry: object) -> P4TableEntry:
     matches = {name: tuple(value) if isinstance(value, list) else value for name, value in match.items()}
     return P4TableEntry(
         entry["table"],
-        match=matches,  # type: ignore[arg-type]
+        match=P4TableMatch(matches),
         action=P4TableAction(entry["action_name"], **params),
         priority=int(entry.get("priority", 0)),
         is_default_action=bool(entry.get("default_action", False)),

@@ -138,7 +138,8 @@ class Drainer:
         """Stop listening at a host; without one, at all of them, and for good."""
         for name in [host] if host is not None else list(self._taps):
             if (tap := self._taps.pop(name, None)) is not None:
-                tap.close()
+                # The kernel waits for an RCU grace period when a packet socket ends (10 ms): not on the loop.
+                self._executor.submit(tap.close)
         if host is None:
             self._executor.shutdown()
 
