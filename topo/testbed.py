@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ __all__ = ["LoadBalancerNetwork", "Testbed"]
 
 LISTEN_TIMEOUT = 10.0  # seconds that a service's program may take until it listens
 BMV2_SETTLE = 0.05  # seconds by which BMv2 may report a connection later than a packet that came after it
-Measure = Callable[[Report], dict[str, Any] | None]
+Measure = Callable[[float, float], dict[str, Any] | None]
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Testbed:
         self.hold = hold
         self.http_port = http_port
         self.measure: Measure | None = None
-        """Called after each migration; what it returns becomes the report's `client`."""
+        """Called after each migration with its start and end (CLOCK_MONOTONIC): the report's `client`."""
         self._fault = fault
         self._stack = ExitStack()
         self._lock = threading.Lock()
@@ -276,11 +277,12 @@ class Testbed:
     def _move(self, app: str, destination: str, on_event: OnEvent, *, migration_id: str) -> Mapping[str, Any]:
         """Be the controller's mover: it calls this in the migration's own thread."""
         running = self._app(app)
+        started = time.monotonic()
         report = self._migrator.migrate(
             running.app, self._host(destination), lambda event: on_event(event.to_json()), migration_id
         )
         if self.measure is not None:
-            report.client = self.measure(report)
+            report.client = self.measure(started, time.monotonic())
         self._reports[migration_id] = report
         return report.to_json()
 
