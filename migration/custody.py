@@ -67,8 +67,8 @@ class Custody:
         status = self._ask({"op": "status", "pid": pid}).get("status")
         return None if status is None else int(status)
 
-    def wait(self, pid: int, timeout: float) -> bool:
-        """Wait until a child has ended and was reaped; say whether it did in time."""
+    def wait_for_death(self, pid: int, timeout: float) -> bool:
+        """Wait until a process runs no more (it may be a zombie still); say whether it ended in time."""
         try:
             fd = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -76,9 +76,13 @@ class Custody:
         try:
             poller = select.poll()
             poller.register(fd, select.POLLIN)
-            return bool(poller.poll(timeout * 1000)) and not self.is_running(pid)
+            return bool(poller.poll(timeout * 1000))
         finally:
             os.close(fd)
+
+    def wait(self, pid: int, timeout: float) -> bool:
+        """Wait until a child has ended and was reaped; say whether it did in time."""
+        return self.wait_for_death(pid, timeout) and not self.is_running(pid)
 
     def close(self) -> None:
         """End the keeper and with it all its programs."""

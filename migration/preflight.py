@@ -55,7 +55,7 @@ def make_plan(identity: str, app: App, destination: Host, runtime: Runtime, imag
     runtime.check(app, destination)
     check_room(images, runtime.image_estimate(app), app.name)
     sockets = runtime.sockets(app)
-    check_sockets(app, sockets)
+    check_sockets(app, destination, sockets)
     with Diag(destination.pid) as diag:
         taken = diag.inet()
     check_ports(app, destination, sockets, taken)
@@ -64,7 +64,7 @@ def make_plan(identity: str, app: App, destination: Host, runtime: Runtime, imag
     return Plan(identity, app, app.host, destination, relocation, sockets)
 
 
-def check_sockets(app: App, sockets: Sequence[InetSocket]) -> None:
+def check_sockets(app: App, destination: Host, sockets: Sequence[InetSocket]) -> None:
     """Refuse sockets whose address does not belong to the host, or whose peer stays behind on it."""
     own = app.host.address
     ends = local_ends(sockets, own)
@@ -79,6 +79,11 @@ def check_sockets(app: App, sockets: Sequence[InetSocket]) -> None:
         if not (local.is_loopback or is_outward(socket, own)):
             raise Refused(
                 f"{app.name} cannot be moved: {socket} is not bound to {app.host.name}'s address {own}"
+            )
+        if socket.is_connection and socket.remote == destination.address:
+            # The kernel there would look for the peer on its own host.
+            raise Refused(
+                f"{app.name} cannot be moved: {socket} has {destination.name}'s own address as its peer"
             )
         stays = socket.remote.is_loopback or socket.remote == own
         if socket.is_connection and stays and not is_internal(socket, ends):

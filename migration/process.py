@@ -132,7 +132,8 @@ class ProcessPassage:
         for path in (self.images, self.moved):
             path.mkdir(mode=0o700)
         self._gate = Gate(self.moved / INVENTORY_IMAGE)
-        self._is_frozen = self._is_built = self._is_over = False
+        self._is_frozen = self._has_ended = False
+        self._copy = 0
         self._workers: list[Worker] = []
         self._restorer = self._start(
             destination, f"restore it on {destination.name}", self.moved / RESTORE_LOG
@@ -172,17 +173,16 @@ class ProcessPassage:
             self._gate.open((self.images / INVENTORY_IMAGE).read_bytes())
         except OSError as ex:
             raise self._restorer.failure() from ex
-        pid = self._restorer.wait_for("post-restore")
-        self._is_built = True
-        return pid
+        self._copy = self._restorer.wait_for("post-restore")
+        return self._copy
 
     def end_source(self) -> None:
         """Let the dump worker end what it froze."""
         self._is_frozen = False
-        self._is_over = True
+        self._has_ended = True
         self._dumper.answer(True)
-        self._dumper.finish()
-        if not self._custody.wait(self._pid, 5):
+        # Dead is enough; that CRIU has cleaned up is waited for in close().
+        if not self._custody.wait_for_death(self._pid, 5):
             raise MigrationError(f"process {self._pid} was checkpointed but did not end")
 
     def resume(self) -> None:
@@ -192,20 +192,26 @@ class ProcessPassage:
 
     def back_out(self) -> None:
         """Kill the copy first, then thaw the original."""
-        if self._is_built:
-            self._restorer.answer(False)
-        else:
-            self._custody.kill(self._restorer.pid, signal.SIGKILL)
-        self._restorer.close()
+        self._destroy_copy()
         if self._is_frozen:
             self._dumper.answer(False)
+        # Before the freeze, hanging up is enough: CRIU waits at pre-dump and has touched nothing.
         self._dumper.close()
-        self._is_over = True
+        self._is_frozen = False
         if not self._custody.is_running(self._pid):
             raise MigrationError(f"process {self._pid} did not outlive the attempt")
 
+    def _destroy_copy(self) -> None:
+        """End what the restore worker has built, and the worker; at its gate it hears nothing but a signal."""
+        self._custody.kill(self._restorer.pid, signal.SIGKILL)
+        if self._copy:
+            self._custody.kill(self._copy, signal.SIGKILL)
+            self._custody.wait(self._copy, 5)
+        self._restorer.close()
+
     def revive(self) -> int:
         """Restore the untouched image where it came from."""
+        self._destroy_copy()
         folder = self._folder / "revived"
         folder.mkdir(mode=0o700)
         files = (self.images / "files.img").read_bytes()
@@ -222,9 +228,9 @@ class ProcessPassage:
 
     def close(self) -> None:
         """Hang up on the workers, and take away the firewall tables that a locked dump leaves."""
+        if self._has_ended:
+            self._dumper.drain()
         for worker in self._workers:
-            if not self._is_over:
-                self._custody.kill(worker.pid, signal.SIGKILL)
             worker.close()
         if self._lock == "NFTABLES":
             for host in (self._source, self._destination):

@@ -75,10 +75,10 @@ class Transaction:
         self.rewritten: Rewritten | None = None
         self.copy_pid = 0
         self.aborts_before = 0
+        self.open_files = contextlib.ExitStack()
         self._network_touched = False
         self._cancelled = threading.Event()
         self._bytes: int | None = None
-        self._frozen_at = 0.0
 
     def cancel(self) -> None:
         """Turn back before the next step, unless the copy runs by then."""
@@ -144,6 +144,7 @@ class Transaction:
         """Get CRIU ready on both hosts, and teach the network the program's voice at its new place."""
         plan = self.plan
         self.passage = self.runtime.open_passage(plan.app, plan.destination, self.folder, lock=self.no_hold)
+        self.view = self.open_files.enter_context(Diag(plan.destination.pid))
         self.note_move(self.plan.move(self.runtime.sockets(plan.app)))
         self._network_touched = True
         self.steering.prepare(self.move)
@@ -176,9 +177,9 @@ class Transaction:
     def checkpoint(self) -> None:
         """Freeze the program; from here on it does not run anywhere."""
         self.stage = Stage.FROZEN
-        self._frozen_at = time.monotonic()
+        begin = time.monotonic()
         self.way.freeze()
-        self.report.criu.frozen_ms = milliseconds(self._frozen_at)
+        self.report.criu.frozen_ms = milliseconds(begin)
 
     def rewrite(self) -> None:
         """Change the addresses in a copy of the image, and tell the network what the image really holds."""
@@ -323,13 +324,13 @@ class Transaction:
         """Compare the image's connections with the kernel's at the destination."""
         assert self.rewritten is not None
         expected = {ends(s) for s in self.rewritten.after if s.protocol == IpProtocol.TCP and s.is_connection}
-        with Diag(self.plan.destination.pid) as diag:
-            there = {ends(s) for s in diag.inet()}
+        there = {ends(s) for s in self.view.inet()}
         kept = len(expected & there)
         return Connections(established=len(expected), kept=kept, broken=len(expected) - kept)
 
     def let_go(self) -> None:
         """Close the passage; what it leaves is said, never raised."""
+        self.open_files.close()
         if self.passage is None:
             return
         try:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from migration.model import Host
 from migration.namespaces import in_netns
-from migration.steering import Endpoint, HeldStats, Move
+from migration.steering import Endpoint, HeldStats, Move, SteeringError
 
 RULES = """
 table ip steering {
@@ -180,6 +180,7 @@ class RouterSteering:
     router: int
     hosts: dict[str, IPv4Address]
     calls: list[str] = field(default_factory=list)
+    fail_once: str = ""  # the method that refuses its next call, after it has acted
 
     def __post_init__(self) -> None:
         self.location: dict[Endpoint, Endpoint] = {}
@@ -203,6 +204,7 @@ class RouterSteering:
     def prepare(self, move: Move) -> None:
         self.calls.append("prepare")
         self._speak(move)
+        self.refuse("prepare")
 
     def _speak(self, move: Move) -> None:
         commands = ""
@@ -216,6 +218,7 @@ class RouterSteering:
     def hold(self, move: Move) -> None:
         self.calls.append("hold")
         self._hold(move)
+        self.refuse("hold")
 
     def _hold(self, move: Move) -> None:
         self.queue.hold()
@@ -253,6 +256,7 @@ class RouterSteering:
                 self.location[who] = new
         if commands:
             self._nft(commands)
+        self.refuse("switch_over")
 
     def _forget(self, who: Endpoint) -> str:
         if who not in self.location:
@@ -266,6 +270,7 @@ class RouterSteering:
         if self.held:
             self._nft("".join(f"delete element ip steering held {{ {key(who)} }}\n" for who in self.held))
             self.held.clear()
+        self.refuse("release")
         return stats
 
     def switch_back(self, move: Move) -> None:
@@ -286,6 +291,13 @@ class RouterSteering:
     def finish(self, move: Move) -> None:
         self.calls.append("finish")
         self.before.pop(move.id, None)
+        self.refuse("finish")
+
+    def refuse(self, method: str) -> None:
+        """Fail if this method is the one to fail."""
+        if self.fail_once == method:
+            self.fail_once = ""
+            raise SteeringError(f"the router refuses to {method}")
 
     def close(self) -> None:
         self.queue.close()

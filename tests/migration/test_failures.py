@@ -1,0 +1,265 @@
+"""Whatever fails, the program runs on at its source with its connections, and the report says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moving import PYTHON, Stage, stage, wait_until
+
+from migration.criu import Criu
+from migration.errors import CriuMissing, MigrationError
+from migration.model import Host
+from migration.process import ProcessRuntime
+from migration.report import Outcome
+
+pytestmark = pytest.mark.net
+
+STEPS = [
+    "prepare",
+    "hold",
+    "checkpoint",
+    "rewrite",
+    "transfer",
+    "restore",
+    "switch over",
+    "release",
+    "verify",
+]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Stage]:
+    with stage(tmp_path) as built:
+        yield built
+
+
+class FailAt:
+    """Makes one step fail, before or after it has acted."""
+
+    def __init__(self, step: str, when: str) -> None:
+        self.where = (step, when)
+
+    def __call__(self, step: str, when: str) -> None:
+        if (step, when) == self.where:
+            raise MigrationError(f"injected {when} {step}")
+
+
+def test_every_step_can_fail(scene: Stage) -> None:
+    """Before and after every step: rolled back, nothing lost, nothing to retransmit, and then it works."""
+    app = scene.serve()
+    client = scene.measure("A", "--connect", "10.77.2.2:7000", "--connections", "3")
+    client.wait_for_requests()
+    for step in STEPS:
+        for when in ("before", "after"):
+            report = scene.migrator(fault=FailAt(step, when)).migrate(app, scene.hosts["C"])
+            assert (report.outcome, report.reason) == (Outcome.ROLLED_BACK, f"injected {when} {step}")
+            assert app.host.name == "B"
+            assert report.connections.broken == 0
+            client.wait_for_requests(30)
+    assert scene.migrator().migrate(app, scene.hosts["C"]).outcome is Outcome.COMPLETED
+    client.wait_for_requests()
+    result = client.finish()
+    assert (
+        result["lost_bytes"] == result["duplicated_bytes"] == result["resets"] == result["retransmits"] == 0
+    )
+
+
+def test_steering_that_fails_is_undone(scene: Stage) -> None:
+    """A network that refuses is no reason to lose the program."""
+    app = scene.serve()
+    client = scene.measure("A", "--connect", "10.77.2.2:7000")
+    client.wait_for_requests()
+    steering = scene.net.steering
+    for method in ("prepare", "hold", "switch_over", "release", "finish"):
+        steering.fail_once = method
+        report = scene.migrator().migrate(app, scene.hosts["C"])
+        assert report.outcome is Outcome.ROLLED_BACK
+        assert report.reason == f"the router refuses to {method}"
+        assert app.host.name == "B"
+        client.wait_for_requests(30)
+    result = client.finish()
+    assert result["lost_bytes"] == result["resets"] == 0
+
+
+def test_death_of_the_copy_before_it_runs(scene: Stage) -> None:
+    """The copy is killed while it waits to run: the original thaws."""
+    app = scene.serve()
+    client = scene.measure("A", "--connect", "10.77.2.2:7000")
+    client.wait_for_requests()
+
+    def kill_the_copy(step: str, when: str) -> None:
+        if (step, when) == ("restore", "after"):
+            for pid in copies(scene, app.pid):
+                os.kill(pid, signal.SIGKILL)
+            raise MigrationError("the copy is dead")
+
+    report = scene.migrator(fault=kill_the_copy).migrate(app, scene.hosts["C"])
+    assert report.outcome is Outcome.ROLLED_BACK
+    client.wait_for_requests()
+    assert client.finish()["lost_bytes"] == 0
+
+
+def copies(scene: Stage, original: int) -> list[int]:
+    """List the keeper's children in the same program as the original."""
+    keeper = scene.runtime.custody.pid
+    children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+    wanted = Path(f"/proc/{original}/exe").readlink()
+    return [int(c) for c in children if int(c) != original and Path(f"/proc/{c}/exe").readlink() == wanted]
+
+
+def test_death_of_the_copy_after_it_ran(scene: Stage) -> None:
+    """The copy dies right after its arrival: the image is restored at the source."""
+    app = scene.serve()
+
+    def kill(step: str, when: str) -> None:
+        if (step, when) == ("release", "after"):
+            os.kill(app.pid, signal.SIGKILL)
+            wait_until(lambda: not scene.runtime.is_running(app), "the copy's death")
+
+    report = scene.migrator(fault=kill).migrate(app, scene.hosts["C"])
+    assert report.outcome is Outcome.ROLLED_BACK
+    assert "ended right after its arrival" in str(report.reason)
+    assert app.host.name == "B"
+    assert scene.runtime.is_running(app)
+    assert any(s.local_port == 7000 for s in scene.runtime.sockets(app))
+
+
+def test_what_cannot_be_moved_is_refused_by_name(scene: Stage) -> None:
+    """Refusals name the thing, and touch nothing."""
+    app = scene.serve()
+    other = scene.serve("C", "--udp", name="other")
+    migrator = scene.migrator()
+    a, b, c = (scene.hosts[name] for name in "ABC")
+
+    def reason(app_: object, host: Host) -> str:
+        report = migrator.migrate(app_, host)  # type: ignore[arg-type]
+        assert report.outcome is Outcome.REFUSED
+        return str(report.reason)
+
+    assert reason(app, b) == "echo is on B already"
+    assert reason(app, Host("Z", 999_999, a.address)) == "host Z is not there (its process 999999 has ended)"
+    assert reason(app, c) == "echo cannot be moved: TCP port 7000 is taken on C"
+    assert scene.net.steering.calls == []
+    scene.runtime.terminate(other)
+    assert reason(other, a).startswith("other is not running on C")
+    assert scene.runtime.is_running(app)
+
+
+def test_loopback_peer_outside_is_refused(scene: Stage) -> None:
+    """A connection with another program on the same host would be cut; so it is refused by name."""
+    scene.serve()
+    log = scene.folder / "local.log"
+    code = "import socket,time; s=socket.create_connection(('127.0.0.1',7000)); print('up',flush=True); time.sleep(99)"
+    app = scene.runtime.launch("local", scene.hosts["B"], [PYTHON, "-c", code], log)
+    wait_until(lambda: log.exists() and "up" in log.read_text(), "the connection")
+    report = scene.migrator().migrate(app, scene.hosts["C"])
+    assert report.outcome is Outcome.REFUSED
+    assert "to 127.0.0.1:7000 is connected with another program on B" in str(report.reason)
+
+
+def test_peer_with_the_destinations_address_is_refused(scene: Stage) -> None:
+    """At the host whose address its peer has, a program would talk to that host instead."""
+    scene.serve("B")
+    log = scene.folder / "client.log"
+    app = scene.runtime.launch("client", scene.hosts["A"], scene.command("--connect", "10.77.2.2:7000"), log)
+    wait_until(lambda: scene.runtime.sockets(app), "the connection")
+    report = scene.migrator().migrate(app, scene.hosts["B"])
+    assert report.outcome is Outcome.REFUSED
+    assert "has B's own address as its peer" in str(report.reason)
+
+
+def test_a_program_is_on_one_way_at_a_time(scene: Stage) -> None:
+    """A second migration of the same program is refused while the first goes on; cancel turns it back."""
+    app = scene.serve()
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def wait(step: str, when: str) -> None:
+        if (step, when) == ("hold", "before"):
+            arrived.set()
+            go_on.wait(10)
+
+    migrator = scene.migrator(fault=wait)
+    reports = []
+    thread = threading.Thread(
+        target=lambda: reports.append(migrator.migrate(app, scene.hosts["C"], identity="one"))
+    )
+    thread.start()
+    assert arrived.wait(10)
+    second = migrator.migrate(app, scene.hosts["A"])
+    assert (second.outcome, second.reason) == (Outcome.REFUSED, "echo is already on the move (migration one)")
+    assert migrator.cancel("one")
+    assert not migrator.cancel("two")
+    go_on.set()
+    thread.join(10)
+    assert (reports[0].outcome, reports[0].reason) == (
+        Outcome.ROLLED_BACK,
+        "cancelled before the step 'checkpoint'",
+    )
+    assert scene.runtime.is_running(app)
+
+
+def test_two_programs_move_at_the_same_time(scene: Stage) -> None:
+    """Migrations of different programs do not disturb each other."""
+    apps = [scene.serve("B", "--port", str(port), name=f"echo{port}") for port in (7001, 7002, 7003)]
+    migrator = scene.migrator()
+    for name in ("C", "B"):
+        reports = []
+        threads = [
+            threading.Thread(target=lambda app=app: reports.append(migrator.migrate(app, scene.hosts[name])))  # noqa: B023
+            for app in apps
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert [report.outcome for report in reports] == [Outcome.COMPLETED] * 3, reports
+
+
+def test_missing_or_broken_criu_is_one_sentence(tmp_path: Path) -> None:
+    """Who has no CRIU is told so, and what to do."""
+    with pytest.raises(CriuMissing, match=r"cannot be run .*run `make setup` again"):
+        Criu.find(tmp_path / "criu")
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'wrong libc' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    with pytest.raises(CriuMissing, match=r"does not work \(wrong libc\)"):
+        Criu.find(broken)
+
+
+def test_criu_that_fails_to_dump_is_told(scene: Stage, tmp_path: Path) -> None:
+    """A program that only CRIU finds unmovable is refused or rolled back with CRIU's own words."""
+    log = tmp_path / "packet.log"
+    code = (
+        "import mmap,os,time,ctypes; fd=ctypes.CDLL(None).syscall(425,4,ctypes.create_string_buffer(120));"
+        "print('up' if fd>=0 else 'no',flush=True); time.sleep(99)"
+    )
+    app = scene.runtime.launch("ring", scene.hosts["B"], [PYTHON, "-c", code], log)
+    wait_until(lambda: log.exists() and log.read_text(), "the program")
+    if "no" in log.read_text():
+        pytest.skip("this kernel has no io_uring")
+    report = scene.migrator().migrate(app, scene.hosts["C"])
+    assert report.outcome is Outcome.REFUSED
+    assert "io_uring" in str(report.reason)
+
+
+def test_programs_end_with_their_keeper(scene: Stage) -> None:
+    """When the testbed dies its programs die, moved ones included."""
+    with ProcessRuntime() as runtime:
+        inner = Stage(scene.net, runtime, scene.folder)
+        app = inner.serve("B", name="inner")
+        assert inner.migrator().migrate(app, scene.hosts["C"]).outcome is Outcome.COMPLETED
+        os.kill(runtime.custody.pid, signal.SIGKILL)
+        wait_until(lambda: not is_alive(app.pid), "the program's death")
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs (zombies of the machine's PID 1 do not count)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

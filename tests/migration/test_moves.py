@@ -1,0 +1,187 @@
+"""Real programs, real CRIU: what is moved keeps its connections, whatever they are."""
+
+from __future__ import annotations
+
+import json
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moving import PYTHON, Stage, open_descriptors, says, stage, wait_until
+
+from apps.echo.client import gap_between
+from migration.namespaces import in_netns
+from migration.report import Event, Outcome, Phase
+
+pytestmark = pytest.mark.net
+
+CLEAN = {"lost_bytes": 0, "duplicated_bytes": 0, "corrupt_bytes": 0, "resets": 0, "errors": []}
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Stage]:
+    with stage(tmp_path) as built:
+        yield built
+
+
+def is_clean(result: dict[str, object]) -> bool:
+    """Say whether a client saw nothing but echoes."""
+    return {key: result[key] for key in CLEAN} == CLEAN
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.77.2.2", "::ffff:10.77.2.2"])
+def test_server_moves_there_and_back(scene: Stage, host: str) -> None:
+    """A server keeps its connections and accepts new ones, whatever its listener is bound to."""
+    app = scene.serve("B", "--host", host)
+    client = scene.measure("A", "--connect", "10.77.2.2:7000", "--connections", "4")
+    client.wait_for_requests()
+    migrator = scene.migrator()
+    for name in ("C", "B", "C"):
+        report = migrator.migrate(app, scene.hosts[name])
+        assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+        assert report.connections.established == report.connections.kept == 4
+        assert app.host.name == name
+        client.wait_for_requests()
+        connect_anew(scene)
+    result = client.finish()
+    assert is_clean(result)
+    assert result["retransmits"] == 0
+    assert scene.runtime.terminate(app) == 0
+
+
+def connect_anew(scene: Stage) -> None:
+    """Open a new connection to the server by its old address."""
+
+    def talk() -> bytes:
+        with socket.create_connection(("10.77.2.2", 7000), timeout=5) as sock:
+            sock.sendall(b"hello")
+            return sock.recv(5)
+
+    assert in_netns(scene.hosts["A"].pid, talk) == b"hello"
+
+
+def test_many_connections_survive(scene: Stage) -> None:
+    """64 connections to one server are all kept."""
+    app = scene.serve()
+    client = scene.measure("A", "--connect", "10.77.2.2:7000", "--connections", "64", "--rate", "2000")
+    client.wait_for_requests()
+    for name in ("C", "B"):
+        report = scene.migrator().migrate(app, scene.hosts[name])
+        assert report.outcome is Outcome.COMPLETED, report.reason
+        assert report.connections.established == report.connections.kept == 64
+        client.wait_for_requests()
+    assert is_clean(client.finish())
+
+
+def test_client_moves(scene: Stage) -> None:
+    """A program's own outgoing connections stay open when it is the one that moves."""
+    scene.serve()
+    status = scene.folder / "client.status"
+    arguments = scene.command("--connect", "10.77.2.2:7000", "--connections", "8")
+    app = scene.runtime.launch("client", scene.hosts["A"], arguments, scene.folder / "client.log")
+    wait_until(lambda: status.exists() and json.loads(status.read_text()).get("replies", 0) > 50, "replies")
+    for name in ("C", "A", "C"):
+        report = scene.migrator().migrate(app, scene.hosts[name])
+        assert report.outcome is Outcome.COMPLETED, report.reason
+        assert report.connections.kept == 8
+        seen = json.loads(status.read_text())["replies"]
+        wait_until(lambda seen=seen: json.loads(status.read_text())["replies"] > seen + 50, "replies again")
+    assert scene.runtime.terminate(app) == 0
+    assert is_clean(json.loads((scene.folder / "client.json").read_text()))
+
+
+def test_both_ends_of_a_bulk_stream_move(scene: Stage) -> None:
+    """Streams at full speed in both directions lose and double nothing: the hashes are equal at both ends."""
+    server = scene.serve("B", "--bulk")
+    arguments = scene.command("--connect", "10.77.2.2:7000", "--connections", "2", "--bulk")
+    client = scene.runtime.launch("client", scene.hosts["A"], arguments, scene.folder / "client.log")
+    wait_until(lambda: scene.runtime.sockets(client), "the connections")
+    time.sleep(0.3)  # full queues, not a condition that anybody could see
+    migrator = scene.migrator()
+    for app, name in ((server, "C"), (client, "D"), (server, "B"), (client, "A")):
+        report = migrator.migrate(app, scene.hosts[name])
+        assert report.outcome is Outcome.COMPLETED, report.reason
+        assert report.connections.kept == 2
+    assert scene.runtime.terminate(client, 60) == 0
+    result = json.loads((scene.folder / "client.json").read_text())
+    assert result["hashes_equal"] is True
+    assert result["bytes_received"] > 10_000_000
+    assert result["resets"] == 0
+
+
+def test_twenty_moves_leave_nothing_behind(scene: Stage) -> None:
+    """A ping-pong client sees short gaps; no descriptor, process or table is left over."""
+    app = scene.serve()
+    client = scene.measure("A", "--connect", "10.77.2.2:7000")
+    client.wait_for_requests()
+    migrator = scene.migrator()
+    migrator.migrate(app, scene.hosts["C"])
+    before = open_descriptors()
+    windows = []
+    for number in range(20):
+        start = time.monotonic()
+        report = migrator.migrate(app, scene.hosts["BC"[number % 2]])
+        assert report.outcome is Outcome.COMPLETED, report.reason
+        client.wait_for_requests()
+        windows.append((start, time.monotonic()))
+    assert open_descriptors() == before
+    result = client.finish()
+    assert is_clean(result)
+    gaps = [gap_between(result, *window) or 0.0 for window in windows]
+    print(f"gaps: {sorted(gaps)}")
+    assert statistics.median(gaps) <= 60
+
+
+def test_events_tell_every_step(scene: Stage) -> None:
+    """Each step is announced when it begins and when it has ended."""
+    app = scene.serve()
+    events: list[Event] = []
+    report = scene.migrator().migrate(app, scene.hosts["C"], events.append)
+    names = [
+        "prepare",
+        "hold",
+        "checkpoint",
+        "rewrite",
+        "transfer",
+        "restore",
+        "switch over",
+        "release",
+        "verify",
+    ]
+    assert [event.step for event in events if event.phase is Phase.STARTED] == names
+    assert [event.step for event in events if event.phase is Phase.ENDED] == names
+    assert [step.name for step in report.steps] == names
+    assert json.loads(json.dumps(report.to_json()))["criu"]["image_bytes"] > 1_000_000
+    assert any(event.bytes for event in events)
+
+
+def test_control_arm_without_hold_needs_retransmissions(scene: Stage) -> None:
+    """With the hold off packets are dropped, and the client's kernel notices: the measurement is sensitive."""
+    app = scene.serve()
+    client = scene.measure("A", "--connect", "10.77.2.2:7000", "--connections", "8")
+    client.wait_for_requests()
+    for name in ("C", "B"):
+        report = scene.migrator(no_hold=True).migrate(app, scene.hosts[name])
+        assert report.outcome is Outcome.COMPLETED, report.reason
+        client.wait_for_requests()
+    result = client.finish()
+    assert is_clean(result)
+    assert int(result["retransmits"]) > 0
+
+
+def test_full_log_and_memory_survive(scene: Stage) -> None:
+    """A counter goes on counting from where it was, into the same log."""
+    log = scene.folder / "counter.log"
+    counter = [PYTHON, str(Path(__file__).parents[2] / "apps" / "counter.py"), "--interval", "0.02"]
+    app = scene.runtime.launch("counter", scene.hosts["B"], counter, log)
+    wait_until(lambda: says(log, "10 pid"), "ten counts")
+    for name in ("C", "B"):
+        assert scene.migrator().migrate(app, scene.hosts[name]).outcome is Outcome.COMPLETED
+    lines = len(log.read_text().splitlines())
+    wait_until(lambda: len(log.read_text().splitlines()) > lines + 5, "more counts")
+    counts = [line.split() for line in log.read_text().splitlines()[1:]]
+    assert [int(count[0]) for count in counts] == list(range(1, len(counts) + 1))
+    assert len({tuple(count[1:]) for count in counts}) == 1
