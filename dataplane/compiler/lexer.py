@@ -68,7 +68,7 @@ class Lexer:
         while self.offset < length:
             found = match(text, self.offset)
             start = self.offset
-            if found is None:
+            if found is None or (found.group() == "/" and text.startswith("/*", start)):
                 self._bad_character(start)
                 self.offset += 1
                 continue

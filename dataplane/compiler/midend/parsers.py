@@ -137,9 +137,7 @@ class ParserLowering(ControlLowering):
     def select_key(self, expr: ast.Expr, env: Env, body: ParserBody) -> ir.Expr:
         """Return a key that BMv2 can compare: a field or lookahead; others are computed into a variable."""
         value = self.value(expr, env, body)
-        if isinstance(value, (ir.Field, ir.LastField, ir.Lookahead)) and not isinstance(
-            value.type, t.VarBits
-        ):
+        if isinstance(value, (ir.Field, ir.LastField)) and not isinstance(value.type, t.VarBits):
             return value
         if not isinstance(value, ir.Expr):
             raise self.refusal(f"select on {expr.type}", expr)
@@ -226,9 +224,7 @@ class ParserLowering(ControlLowering):
     def lookahead(self, expr: ast.Call, body: ParserBody, span: ir.Span) -> ir.Value:
         kind = lower_type(expr.type)
         width = t.width_of(kind)
-        if isinstance(kind, t.Bits):
-            return ir.Lookahead(kind, 0, kind.width)
-        if width is None or not isinstance(kind, (t.StructLike, t.Tuple)):
+        if width is None or not isinstance(kind, (t.Bits, t.StructLike, t.Tuple)):
             raise self.refusal(f"lookahead<{expr.type}>", expr)
         # One part after the other; BMv2 can look at any bits ahead.
         offset = 0
@@ -238,8 +234,13 @@ class ParserLowering(ControlLowering):
             inner = lower_type(inner)
             if isinstance(inner, t.StructLike):
                 return ir.Struct(inner, {n: part(k) for n, k in inner.fields.items()})
+            if isinstance(inner, t.Tuple):
+                return ir.Struct(inner, {str(n): part(k) for n, k in enumerate(inner.elements)})
             size = t.width_of(inner) or 0
-            ahead: ir.Expr = ir.Lookahead(t.Bits(size), offset, size)
+            # BMv2 can only `set` what lies ahead, not compute with it.
+            ahead = self.variable("ahead", t.Bits(size) if inner is t.BOOL else inner)
+            assert isinstance(ahead, ir.Field)
+            body.step(ir.Step("assign", (ahead, ir.Lookahead(ahead.type, offset, size)), span))
             offset += size
             if inner is t.BOOL:
                 return ir.Op(t.BOOL, "!=", ahead, ir.Const(t.Bits(1), 0))

@@ -351,6 +351,11 @@ class ProgramLowering(ParserLowering):
                     call.end,
                 )
         for extern in self.program.externs:
+            if extern.type.decl.name == "direct_meter" and extern.table is not None and extern.result is None:
+                # BMv2 writes the color somewhere even if nobody reads it.
+                unread = self.variable("color", extern.type.args[0])
+                assert isinstance(unread, ir.Field)
+                extern.result = unread
             if extern.type.decl.name in ("direct_counter", "direct_meter") and extern.table is None:
                 self.diagnostics.warn(
                     "unused",

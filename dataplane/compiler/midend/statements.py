@@ -339,11 +339,12 @@ class StatementLowering(ExternLowering):
         target = call.func.expr
         assert isinstance(target, (ast.Name, ast.TypeRef))
         found = env.get(target.ref) if isinstance(target, ast.Name) else None
-        if not isinstance(found, BlockInstance):
-            raise self.refusal(
-                f"applying a type directly ('{target.name if isinstance(target, ast.Name) else 'type'}.apply')",
-                call,
-            )
+        if found is None and isinstance(target.type, t.TypeOf) and isinstance(target.type.type, t.Block):
+            # Type.apply(…) is an instance without a name of its own (P4_16 section 15.1).
+            decl = target.type.type.decl
+            assert not isinstance(decl, ast.PackageDecl)
+            found = BlockInstance(decl, Env(), f"{self.prefixes[-1]}.{t.annotated_name(decl) or decl.name}")
+        assert isinstance(found, BlockInstance)
         self.inline_block(found, call, env, body)
 
     prefixes: list[str]

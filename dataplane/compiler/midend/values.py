@@ -9,8 +9,8 @@ from __future__ import annotations
 from .. import ast, ir
 from .. import types as t
 from ..errors import Abort, Diagnostics
-from ..folding import EnumValue
-from .body import Body
+from ..folding import EnumValue, fold_binary, wrap
+from .body import Body, Build
 from .env import Env, Names
 
 BIT1 = t.Bits(1)
@@ -141,6 +141,14 @@ class ValueLowering:
 
     def binary(self, expr: ast.Binary, left: ir.Expr, right: ir.Expr) -> ir.Expr:
         kind, operator = lower_type(expr.type), expr.op
+        if isinstance(left, ir.Const) and isinstance(right, ir.Const):
+            # Constants meet here when a call with constant arguments has been inlined.
+            operands = lower_type(expr.left.type)
+            folded = fold_binary(
+                operator, left.value, right.value, kind if kind is not t.BOOL else operands, right.type
+            )
+            if folded is not None:
+                return ir.Const(kind, folded)
         if operator in ("/", "%"):
             raise self.refusal(
                 f"'{operator}' on values that are only known when the packet comes (BMv2 has no division)",
@@ -196,12 +204,29 @@ class ValueLowering:
         cond = self.expr(expr.cond, env, body)
         if isinstance(cond, ir.Const):
             return self.value(expr.yes if cond.value else expr.no, env, body)
-        yes, no = self.value(expr.yes, env, body), self.value(expr.no, env, body)
         if has_effects(expr.yes) or has_effects(expr.no):
-            raise self.refusal("a call within '?:'", expr)
+            return self.chosen_value(expr, cond, env, body)
+        yes, no = self.value(expr.yes, env, body), self.value(expr.no, env, body)
         if not isinstance(yes, ir.Expr) or not isinstance(no, ir.Expr):
             raise self.refusal(f"'?:' on {expr.type}", expr)
         return ir.Mux(lower_type(expr.type), cond, yes, no)
+
+    def chosen_value(self, expr: ast.Ternary, cond: ir.Expr, env: Env, body: Body) -> ir.Value:
+        """Lower ?: with calls in it: only the chosen side may happen."""
+        result = self.variable("tmp", lower_type(expr.type))
+        if not isinstance(result, ir.Field):
+            raise self.refusal(f"a call within '?:' on {expr.type}", expr)
+
+        def side(chosen: ast.Expr) -> Build:
+            def build(inner: Body) -> None:
+                inner.step(
+                    ir.Step("assign", (result, self.expr(chosen, env, inner)), (chosen.pos, chosen.end))
+                )
+
+            return build
+
+        body.branch(cond, side(expr.yes), side(expr.no), (expr.cond.pos, expr.cond.end))
+        return result
 
     def lower_cast(self, expr: ast.Cast, env: Env, body: Body) -> ir.Value:
         operand = self.value(expr.expr, env, body)
@@ -348,8 +373,6 @@ def clamp(value: ir.Op) -> ir.Expr:
 def clamp_to(value: ir.Expr, kind: t.Type) -> ir.Expr:
     """Cast a number to a width."""
     if isinstance(value, ir.Const):
-        from ..folding import wrap
-
         return ir.Const(kind, wrap(value.value, kind))
     return _mask(value, kind)
 
