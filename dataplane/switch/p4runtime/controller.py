@@ -24,6 +24,8 @@ class Controller:
         """Start with an empty queue; `peer` is for the log."""
         self.peer = peer
         self.dropped = 0
+        self.gone = False
+        """Set by the device when it forgets this controller; a bid that was still under way comes too late."""
         self._queue: queue.SimpleQueue[p4r.StreamMessageResponse | RequestRefused | None] = (
             queue.SimpleQueue()
         )

@@ -275,6 +275,8 @@ class Device:
     def arbitrate(self, controller: Controller, message: p4r.MasterArbitrationUpdate) -> None:
         """Take a controller's bid; raises RequestRefused, upon which its stream must end."""
         with self._state_lock:
+            if controller.gone:
+                raise RequestRefused(Code.ABORTED, "the stream has ended")
             before = self.arbitration.primary
             self._notify(self.arbitration.update(controller, message))
             if self.arbitration.primary is not before and self._committed is not None:
@@ -283,6 +285,7 @@ class Device:
     def leave(self, controller: Controller) -> None:
         """Forget a controller whose stream has ended."""
         with self._state_lock:
+            controller.gone = True
             self._notify(self.arbitration.remove(controller))
 
     def _notify(self, notifications: Notifications) -> None:
@@ -335,8 +338,11 @@ class Device:
             return
         digests = committed.forwarding.digests
         before = digests.next_deadline()
-        now = time.monotonic_ns()
-        full = digests.report(name, values, now)
+        try:
+            full = digests.report(name, values, time.monotonic_ns())
+        except RequestRefused as ex:
+            log.warning("a digest is dropped: %s", ex)
+            return
         if full is not None:
             primary.send_if_room(p4r.StreamMessageResponse(digest=full))
         elif digests.next_deadline() != before:
@@ -358,7 +364,12 @@ class Device:
             primary, committed = self._primary(), self._committed
             if committed is None:
                 continue
-            for digest_list in committed.forwarding.digests.due(time.monotonic_ns()):
+            try:
+                lists = committed.forwarding.digests.due(time.monotonic_ns())
+            except RequestRefused as ex:
+                log.warning("digests are dropped: %s", ex)
+                continue
+            for digest_list in lists:
                 if primary is not None:
                     primary.send_if_room(p4r.StreamMessageResponse(digest=digest_list))
 

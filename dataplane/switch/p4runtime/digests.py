@@ -206,7 +206,10 @@ class Digests:
 def encode_data(p4info: p4i.P4Info, spec: p4t.P4DataTypeSpec, values: Sequence[int]) -> p4d.P4Data:
     """Return a digest's fields, which come in order and flat, in the shape that P4Info declares."""
     rest = iter(values)
-    data = _encode(p4info, spec, rest)
+    try:
+        data = _encode(p4info, spec, rest)
+    except StopIteration as ex:
+        raise invalid("a digest message has fewer fields than P4Info declares") from ex
     if next(rest, None) is not None:
         raise invalid("a digest message has more fields than P4Info declares")
     return data

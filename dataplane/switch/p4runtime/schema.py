@@ -236,9 +236,13 @@ class _Builder:
         if len(keys) != len(fields):
             raise _mismatch(f"table {table} has {len(fields)} keys in P4Info, {len(keys)} in the JSON")
         for info, key in zip(fields, keys, strict=True):
-            # p4c writes an exact match on isValid() as "valid" in old versions.
-            kind = "exact" if key["match_type"] == "valid" else key["match_type"]
-            if kind != info.kind.value or key.get("name", info.name) != info.name:
+            kind = key["match_type"]
+            # p4c compiles optional to ternary; old versions wrote an exact match on isValid() as "valid".
+            same = kind == info.kind.value or (kind, info.kind) in (
+                ("ternary", MatchKind.OPTIONAL),
+                ("valid", MatchKind.EXACT),
+            )
+            if not same or key.get("name", info.name) != info.name:
                 raise _mismatch(
                     f"table {table}, key {info.name} ({info.kind.value}) is "
                     f"{key.get('name', 'unnamed')} ({kind}) in the JSON"

@@ -31,6 +31,10 @@ class P4RuntimeServer:
             pool,
             options=[
                 ("grpc.so_reuseport", 0),  # else two switches could listen on one port, unnoticed
+                # A controller whose machine vanished must not stay primary for ever.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.max_send_message_length", MAX_MESSAGE),
             ],

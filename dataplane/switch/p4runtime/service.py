@@ -92,7 +92,8 @@ class P4RuntimeService(p4r_grpc.P4RuntimeServicer):  # type: ignore[misc]  # gen
     ) -> Iterator[p4r.StreamMessageResponse]:
         """Hold a controller's session: arbitration, packets, digests."""
         controller = Controller(context.peer())
-        context.add_callback(controller.end)
+        if not context.add_callback(controller.end):
+            controller.end()  # it has ended already
         reader = threading.Thread(
             target=self._take_requests, args=(controller, requests), name="controller", daemon=True
         )
@@ -106,7 +107,7 @@ class P4RuntimeService(p4r_grpc.P4RuntimeServicer):  # type: ignore[misc]  # gen
 
     def _take_requests(self, controller: Controller, requests: Iterator[p4r.StreamMessageRequest]) -> None:
         """Handle what a controller sends, until its stream ends."""
-        reason = None
+        reason: RequestRefused | None = None
         try:
             for request in requests:
                 self._take_request(controller, request)
@@ -114,7 +115,8 @@ class P4RuntimeService(p4r_grpc.P4RuntimeServicer):  # type: ignore[misc]  # gen
             reason = ex
         except grpc.RpcError:
             log.debug("controller %s has gone", controller.peer)
-        controller.end(reason)
+        finally:
+            controller.end(reason)
 
     def _take_request(self, controller: Controller, request: p4r.StreamMessageRequest) -> None:
         match request.WhichOneof("update"):

@@ -130,6 +130,8 @@ class Tables:
         table = self.table(message.table_id)
         if not table.fields:
             raise invalid(f"table {table.name} has no key, so it has a default entry only")
+        if message.is_const:
+            raise invalid(f"table {table.name}: is_const is not for clients to set")
         match, priority = self.key(table, message)
         if table.is_const:
             self._check_const_write(table, operation, message)
@@ -219,8 +221,6 @@ class Tables:
 
     def _check_extras(self, table: TableInfo, message: p4r.TableEntry) -> CounterValue | None:
         """Refuse what a table does not have; return the counter value if one is given."""
-        if message.is_const:
-            raise invalid(f"table {table.name}: is_const is not for clients to set")
         if message.idle_timeout_ns or message.HasField("time_since_last_hit"):
             if table.idle_timeout:
                 raise unimplemented(f"table {table.name}: idle timeouts are not offered")

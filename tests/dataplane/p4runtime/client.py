@@ -135,7 +135,7 @@ class Client:
         self.channel.close()
 
 
-def failure(call: Callable[[], Any]) -> grpc.RpcError:
+def failure(call: Callable[[], object]) -> grpc.RpcError:
     """Return the error that a call ends with."""
     try:
         call()
@@ -149,9 +149,15 @@ def codes(error: grpc.RpcError) -> list[int]:
     return [detail.canonical_code for detail in details(error)]
 
 
+def explanation(error: grpc.RpcError) -> str:
+    """Return the message of an error."""
+    return str(error.details())
+
+
 def details(error: grpc.RpcError) -> list[p4r.Error]:
     """Return the p4.v1.Error messages of a failed batch."""
-    metadata = dict(error.trailing_metadata())  # type: ignore[attr-defined]
+    trailing: Any = error.trailing_metadata()
+    metadata = dict(trailing)
     status = rpc_status.Status.FromString(metadata["grpc-status-details-bin"])
     errors = []
     for packed in status.details:

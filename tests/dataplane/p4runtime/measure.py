@@ -54,10 +54,10 @@ def rows(table: p4i.Table, action: p4i.Action, count: int, first: int = 0) -> li
     return made
 
 
-def timed(call: Callable[[], object]) -> float:
+def timed(call: Callable[..., object], *arguments: object) -> float:
     """Return how long a call takes, in seconds."""
     start = time.perf_counter()
-    call()
+    call(*arguments)
     return time.perf_counter() - start
 
 
@@ -70,7 +70,7 @@ def measure(client: Client, table: p4i.Table, action: p4i.Action) -> None:
     """Time single inserts, batches and reads, and remove what was inserted."""
     print(f"table {table.preamble.name}, {len(table.match_fields)} keys, action {action.preamble.name}")
     single = rows(table, action, 1000, first=60_000)
-    times = sorted(timed(lambda row=row: client.write(*updates(p4r.Update.INSERT, [row]))) for row in single)
+    times = sorted(timed(client.write, *updates(p4r.Update.INSERT, [row])) for row in single)
     print(
         f"single insert, round trip: median {statistics.median(times) * 1e6:.0f} us, p99 {times[989] * 1e6:.0f} us"
     )
@@ -83,15 +83,13 @@ def measure(client: Client, table: p4i.Table, action: p4i.Action) -> None:
         for batch in batches:
             requests.append(p4r.WriteRequest(device_id=client.device_id, updates=batch))
             requests[-1].election_id.low = 1
-        took = sum(timed(lambda request=request: client.stub.Write(request)) for request in requests)
+        took = sum(timed(client.stub.Write, request) for request in requests)
         print(f"inserts in batches of {size}: {20_000 / took:,.0f} a second")
         if size == 1000:
-            took = timed(lambda: client.read_table(table.preamble.id))
+            took = timed(client.read_table, table.preamble.id)
             print(f"reading 20,000 rows: {took * 1e3:.0f} ms")
-        took = sum(
-            timed(lambda b=b: client.write(*updates(p4r.Update.DELETE, [u.entity.table_entry for u in b])))
-            for b in batches
-        )
+        deletes = [updates(p4r.Update.DELETE, [u.entity.table_entry for u in batch]) for batch in batches]
+        took = sum(timed(client.write, *batch) for batch in deletes)
         print(f"deletes in batches of {size}: {20_000 / took:,.0f} a second")
 
 

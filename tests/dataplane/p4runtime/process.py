@@ -95,3 +95,7 @@ def run_to_end(*words: str) -> tuple[int, str, str]:
         [*COMMAND, *words], cwd=CHECKOUT, capture_output=True, text=True, timeout=15, check=False
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def _output(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout

@@ -17,6 +17,7 @@ from tests.dataplane.p4runtime.client import (
     action,
     entry,
     exact_entry,
+    explanation,
     failure,
     insert,
     modify,
@@ -37,7 +38,7 @@ def test_nothing_works_without_a_pipeline(client: Client, primary: Stream) -> No
     """Reads and writes: FAILED_PRECONDITION; the configuration is unset."""
     for call in (lambda: client.write(insert(exact_entry(1))), client.read_table):
         error = failure(call)
-        assert (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, NO_PIPELINE)
+        assert (error.code(), explanation(error)) == (grpc.StatusCode.FAILED_PRECONDITION, NO_PIPELINE)
     assert not client.get_config().HasField("config")
 
 
@@ -135,7 +136,7 @@ def test_reconcile_refuses_what_does_not_fit(ready: Client, switch: ModelSwitch)
         del actions[1]
     error = failure(lambda: ready.set_config(Set.RECONCILE_AND_COMMIT, info, json.dumps(program).encode()))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "does not fit the new pipeline" in error.details()
+    assert "does not fit the new pipeline" in explanation(error)
     assert [(p.active, p.closed) for p in switch.engine.loaded] == [(True, False), (False, True)]
     assert ready.read_table() == [exact_entry(1)]
 
@@ -199,7 +200,7 @@ def test_bad_configurations_leave_the_old_one(
     ready.write(insert(exact_entry(1)))
     error = failure(lambda: ready.set_config(device_config=device_config))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert words in error.details()
+    assert words in explanation(error)
     assert switch.engine.loaded[0].active
     assert ready.read_table() == [exact_entry(1)]
 
@@ -215,7 +216,7 @@ def test_configurations_that_say_too_little(client: Client, primary: Stream) -> 
     request.election_id.low = 1
     request.config.p4_device_config = programs.device_config()
     error = failure(lambda: client.stub.SetForwardingPipelineConfig(request))
-    assert "no P4Info" in error.details()
+    assert "no P4Info" in explanation(error)
 
 
 def test_program_from_the_command_line(client: Client, primary: Stream, switch: ModelSwitch) -> None:

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from finsy.proto import p4r
 
-from tests.dataplane.p4runtime.client import Client, Stream, codes, exact_entry, failure, insert
+from tests.dataplane.p4runtime.client import Client, Stream, codes, exact_entry, explanation, failure, insert
 from tests.dataplane.p4runtime.conftest import ModelSwitch
 from tests.dataplane.p4runtime.programs import DIGEST_ID
 
@@ -54,7 +54,7 @@ def test_used_election_id_ends_the_stream(client: Client, primary: Stream) -> No
     stream.bid(1)
     error = stream.failure()
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "election id" in error.details().lower()
+    assert "election id" in explanation(error).lower()
     client.set_config()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ from tests.dataplane.p4runtime.client import (
     entry,
     exact,
     exact_entry,
+    explanation,
     failure,
     insert,
     lpm,
@@ -218,7 +220,7 @@ def test_const_entries_are_visible_and_immutable(
     assert client.read_table(CONST_ID) == [row] == client.read_table()
     row.is_const = False
     for update in (insert(row), modify(row), delete(row)):
-        assert codes(failure(lambda update=update: client.write(update))) == [DENIED]
+        assert codes(failure(partial(client.write, update))) == [DENIED]
 
 
 def test_read_filters(ready: Client) -> None:
@@ -307,7 +309,7 @@ def test_errors_of_large_batches_fit_the_metadata(ready: Client, size: int) -> N
     ready.write(insert(exact_entry(5)))
     error = failure(lambda: ready.write(*(insert(exact_entry(5)) for _ in range(size))))
     assert error.code() is grpc.StatusCode.UNKNOWN
-    assert "update 0: ALREADY_EXISTS" in error.details()
+    assert "update 0: ALREADY_EXISTS" in explanation(error)
     if size <= 1000:
         assert codes(error) == [EXISTS] * size
     else:

@@ -73,7 +73,11 @@ def test_ends_with_its_parent(tmp_path: Path) -> None:
     [
         (["--no-p4", "-i", "1@nowhere0"], 1, "port 1: there is no interface nowhere0"),
         (["--no-p4", "--", "--grpc-server-addr", "203.0.113.1:9559"], 1, "cannot listen on 203.0.113.1:9559"),
-        (["/dev/null", "--", "--grpc-server-addr", "127.0.0.1:0"], 2, "/dev/null: there is no such file"),
+        (
+            ["/nowhere.json", "--", "--grpc-server-addr", "127.0.0.1:0"],
+            2,
+            "/nowhere.json: there is no such file",
+        ),
         ([__file__, "--", "--grpc-server-addr", "127.0.0.1:0"], 1, "test_switch_command.py: "),
         (
             ["--no-p4", "--log-file", "/nowhere/x.log"],
