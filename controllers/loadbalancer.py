@@ -75,7 +75,7 @@ class LoadBalancer:
         self.receiver = Receiver(options.hold_budget)
         self.link = SwitchLink(config, on_ready, self.receiver)
         self.tables = SwitchTables(self.link, config.name)
-        self.pins = Pins(self.link, self.tables, options.idle)
+        self.pins = Pins(self.link, self.tables, options.idle, self._locate)
         self.receiver.on_events = self.pins.on_digest
         self.model = Model()
         self.held_total = HeldTotal()
@@ -87,6 +87,10 @@ class LoadBalancer:
     def table(self) -> Mapping[Key, Row]:
         """Return the rows that are in the switch."""
         return self.tables.rows
+
+    def _locate(self, backend: int) -> Endpoint | None:
+        known = self.model.backends.get(backend)
+        return known.location if known is not None else None
 
     async def write(self, upserts: Iterable[Row] = (), deletes: Iterable[Key] = ()) -> None:
         """Change rows as a whole, and watch the pins among them."""

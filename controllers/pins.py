@@ -6,7 +6,9 @@ silent long enough: hours for an open TCP connection, minutes for UDP, seconds a
 other direction may go on for long, so it is silence that counts, not time.) Silence is measured by polling the pins'
 direct counters.
 
-With a pin goes what else was made for its connection: the exception in `connection_source`.
+With a pin goes what else was made for its connection: the exception in `connection_source`. Where it stops: one client
+port that talks to a service and, at the same time, to the same backend by the backend's own address is one and the same
+connection to that backend. If the latter one was closed already, the former takes its place.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from controllers import rows
 from controllers.rows import Key, Row
 from controllers.switchlink import SwitchLink
 from controllers.tables import SwitchTables
-from migration.steering import IpProtocol
+from migration.steering import Endpoint, IpProtocol
 
 LOG = logging.getLogger(__name__)
 
@@ -42,6 +44,10 @@ class IdleLimits:
     after_rst: float = 5.0
 
 
+Locate = Callable[[int], Endpoint | None]
+"""Where a backend lives."""
+
+
 @dataclass(slots=True)
 class _Life:
     """What is known of a pin's traffic."""
@@ -55,12 +61,13 @@ class _Life:
 class Pins:
     """The connections of one switch."""
 
-    def __init__(self, link: SwitchLink, tables: SwitchTables, limits: IdleLimits) -> None:
+    def __init__(self, link: SwitchLink, tables: SwitchTables, limits: IdleLimits, locate: Locate) -> None:
         self.opened = 0
         self.refused = 0
         self._link = link
         self._tables = tables
         self._limits = limits
+        self._locate = locate
         self._pending: dict[Key, Row] = {}
         self._lives: dict[Key, _Life] = {}
         self._by_backend: dict[int, int] = {}
@@ -118,6 +125,9 @@ class Pins:
             self._wake.clear()
 
     async def _write(self, batch: list[Row]) -> None:
+        over = [key for row in batch if (key := self._replaced_by(row)) is not None]
+        if over:
+            await self.remove(over)
         refused = await self._tables.apply_each([row for row in batch if row.key not in self._tables.rows])
         if refused:
             self.refused += len(refused)
@@ -125,6 +135,19 @@ class Pins:
         for row in batch:
             if row.key not in refused:
                 self.track(row)
+
+    def _replaced_by(self, opened: Row) -> Key | None:
+        """Return the pin of a closed connection whose exception would speak for a service's new one."""
+        location = self._locate(opened.params[1])
+        if location is None:
+            return None
+        client = rows.first_endpoint(opened.key)
+        exception = self._tables.rows.get(rows.connection_source_key(location, client))
+        if exception is None:
+            return None
+        key = rows.connection_key(client, rows.target(exception, int(location.protocol)))
+        life = self._lives.get(key)
+        return key if life is not None and life.limit <= self._limits.after_fin else None
 
     def track(self, row: Row) -> None:
         """Watch a pin that is in the switch now (it may have replaced another)."""

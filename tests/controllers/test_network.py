@@ -78,7 +78,10 @@ def test_a_thousand_connections_survive_every_change_of_the_pool(
 
 
 def test_a_backend_by_its_own_address(net: Network, controller: Controller) -> None:
-    """It answers from there, while it serves the VIP as well."""
+    """It answers from there, while it serves the VIP as well.
+
+    (Not for the same client port at a time: the backend would see two connections with the same addresses.)
+    """
     controller.add_backend("echo", tcp("10.0.2.2"))
     with (
         Servers(net, ["h2"]),
