@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from topo.testbed import Testbed
 
 PROMPT = "p4ferry> "
+PIPE_WIDTH = 200  # columns of a table that nobody looks at directly
 
 
 class FerryCLI(CLI):
@@ -36,7 +37,7 @@ class FerryCLI(CLI):
         """Run until the user leaves, or to the end of the script."""
         self.testbed = testbed
         self.failed = False
-        self.console = Console(soft_wrap=not sys.stdout.isatty())
+        self.console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
         self.script = script
         super().__init__(mininet, script=None if script is None else str(script), stdin=sys.stdin)
 
