@@ -16,6 +16,7 @@ from .errors import MigrationError, Refused
 from .journal import Journal
 from .model import App, Host
 from .preflight import Plan, make_plan
+from .recovery import Recovered, recover
 from .report import OnEvent, Outcome, Report
 from .runtime import Runtime
 from .steering import Steering
@@ -80,6 +81,10 @@ class Migrator:
         if transaction is not None:
             transaction.cancel()
         return transaction is not None
+
+    def recover(self) -> list[Recovered]:
+        """Finish or undo what an earlier controller left unfinished; call it before the first migration."""
+        return recover(self.journals, self.steering, self.runtime.is_running, self.runtime.revive)
 
     def _run(self, plan: Plan, report: Report, on_event: OnEvent) -> None:
         """Do one transaction, and a second one home if the first failed when the copy ran already."""

@@ -13,8 +13,8 @@ from . import tree
 from .criu import DUMP_LOG, RESTORE_LOG, Criu, Gate, Worker
 from .custody import Custody
 from .diag import Diag
-from .errors import LaunchFailed, MigrationError, Refused
-from .images import INVENTORY_IMAGE, rewrite_files
+from .errors import CriuMissing, LaunchFailed, MigrationError, Refused
+from .images import FILES_IMAGE, INVENTORY_IMAGE, rewrite_files
 from .inet import InetSocket, Relocation
 from .model import App, Host
 from .namespaces import in_netns
@@ -86,7 +86,11 @@ class ProcessRuntime:
             return [socket for socket in diag.inet() if socket.inode in inodes]
 
     def check(self, app: App, destination: Host) -> None:
-        """Refuse a program that CRIU could not dump."""
+        """Refuse a program that CRIU could not dump, or any if there is no CRIU."""
+        try:
+            assert self.criu
+        except CriuMissing as ex:
+            raise Refused(str(ex)) from ex
         files = tree.open_files(tree.processes(app.pid))
         if (file := tree.unmovable(files)) is not None:
             raise Refused(f"{app.name} cannot be moved: {tree.describe(file)}")
@@ -105,6 +109,10 @@ class ProcessRuntime:
     def open_passage(self, app: App, destination: Host, folder: Path, *, lock: bool) -> ProcessPassage:
         """Start the CRIU workers of one migration."""
         return ProcessPassage(self.criu, self.custody, app, destination, folder, lock=lock)
+
+    def revive(self, app: App, host: Host, images: Path) -> int:
+        """Restore a program that a crash has ended from what its migration left; see recovery.py."""
+        return revive(self.criu, self.custody, host, app.log, images, images.parent)
 
     def close(self) -> None:
         """End every program."""
@@ -212,19 +220,7 @@ class ProcessPassage:
     def revive(self) -> int:
         """Restore the untouched image where it came from."""
         self._destroy_copy()
-        folder = self._folder / "revived"
-        folder.mkdir(mode=0o700)
-        files = (self.images / "files.img").read_bytes()
-        stay = Relocation(self._source.address, self._source.address, {})
-        rewritten = rewrite_files(files, stay, self._criu.fdinfo, frozenset({self._log}))
-        fill(self.images, folder, {"files.img": rewritten.image})
-        os.link(self.images / INVENTORY_IMAGE, folder / INVENTORY_IMAGE)
-        worker = self._start(self._source, f"restore it on {self._source.name}", folder / RESTORE_LOG)
-        worker.request("RESTORE", folder, lock="SKIP")
-        pid = worker.wait_for("post-restore")
-        worker.answer(True)
-        worker.finish()
-        return pid
+        return revive(self._criu, self._custody, self._source, self._log, self.images, self._folder)
 
     def close(self) -> None:
         """Hang up on the workers, and take away the firewall tables that a locked dump leaves."""
@@ -235,6 +231,25 @@ class ProcessPassage:
         if self._lock == "NFTABLES":
             for host in (self._source, self._destination):
                 in_netns(host.pid, remove_criu_tables)
+
+
+def revive(criu: Criu, custody: Custody, host: Host, log: Path, images: Path, parent: Path) -> int:
+    """Restore a checkpoint at the host that it was taken from; return the program's PID."""
+    folder = parent / "revived"
+    folder.mkdir(mode=0o700)
+    stay = Relocation(host.address, host.address, {})
+    rewritten = rewrite_files((images / FILES_IMAGE).read_bytes(), stay, criu.fdinfo, frozenset({log}))
+    fill(images, folder, {FILES_IMAGE: rewritten.image})
+    os.link(images / INVENTORY_IMAGE, folder / INVENTORY_IMAGE)
+    worker = Worker(criu, custody, host.pid, f"restore it on {host.name}", folder / RESTORE_LOG)
+    try:
+        worker.request("RESTORE", folder)
+        pid = worker.wait_for("post-restore")
+        worker.answer(True)
+        worker.finish()
+    finally:
+        worker.close()
+    return pid
 
 
 def remove_criu_tables() -> None:

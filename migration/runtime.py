@@ -76,3 +76,6 @@ class Runtime(Protocol):
 
     def open_passage(self, app: App, destination: Host, folder: Path, *, lock: bool) -> Passage:
         """Get ready to freeze; `lock` makes the source drop packets for the frozen program."""
+
+    def revive(self, app: App, host: Host, images: Path) -> int:
+        """Restore a program at its source from the images that a crashed migration left; return its PID."""

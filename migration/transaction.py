@@ -21,6 +21,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from .diag import Diag
+from .dropping import Dropping
 from .errors import Cancelled, MigrationError
 from .images import FILES_IMAGE, BadImage, Rewritten, rewrite_files
 from .inet import Address, InetSocket, Relocation, State
@@ -35,7 +36,8 @@ from .workspace import fill
 # Called with a step's name and "before" or "after"; raises to make the step fail there.
 Fault = Callable[[str, str], None]
 SETTLE_TIMEOUT = 0.5
-FAILURES = (MigrationError, SteeringError, BadImage, OSError)
+# What is expected to happen; anything else is a bug, and undone all the same.
+EXPECTED = (MigrationError, SteeringError, BadImage, OSError)
 
 
 def no_fault(step: str, when: str) -> None:
@@ -109,9 +111,13 @@ class Transaction:
             for name, action in steps:
                 self.step(name, action)
             self.report.outcome = Outcome.COMPLETED
-        except FAILURES as ex:
-            self.report.reason = str(ex)
+        except Exception as ex:
+            self.report.reason = reason(ex)
             return self.undo()
+        except BaseException:
+            self.report.reason = "interrupted"
+            self.undo()
+            raise
         finally:
             self.let_go()
         return None
@@ -128,8 +134,8 @@ class Transaction:
             self.fault(name, "before")
             action()
             self.fault(name, "after")
-        except FAILURES as ex:
-            self.tell(name, Phase.FAILED, milliseconds(begin), reason=str(ex))
+        except Exception as ex:
+            self.tell(name, Phase.FAILED, milliseconds(begin), reason=reason(ex))
             raise
         self.report.steps.append(StepTime(name, milliseconds(begin)))
         self.tell(name, Phase.ENDED, milliseconds(begin))
@@ -152,6 +158,7 @@ class Transaction:
     def hold(self) -> None:
         """Stop everything that is on its way to the program, and wait for what has come through."""
         if self.no_hold:
+            self.open_files.enter_context(Dropping(self.plan.source.pid, self.move))
             return
         self.steering.hold(self.move)
         with Diag(self.plan.source.pid) as diag:
@@ -270,8 +277,8 @@ class Transaction:
                 app.pid = self.passage.revive()
                 app.host = source
             self.stage = Stage.UNTOUCHED
-        except FAILURES as ex:
-            return [f"{app.name} could not be brought back to {source.name}: {ex}"]
+        except Exception as ex:
+            return [f"{app.name} could not be brought back to {source.name}: {reason(ex)}"]
         self.report.connections.kept = self.report.connections.established
         return []
 
@@ -283,8 +290,8 @@ class Transaction:
         for action in (self.steering.switch_back, self.release_held):
             try:
                 action(self.move)
-            except SteeringError as ex:
-                problems.append(f"the network could not be put back: {ex}")
+            except Exception as ex:
+                problems.append(f"the network could not be put back: {reason(ex)}")
         return problems
 
     def release_held(self, move: Move) -> None:
@@ -295,7 +302,7 @@ class Transaction:
         """Prepare a migration in the other direction, for a copy that has run already."""
         for action in (self.release_held, self.steering.finish):
             # A network that fails here fails again on the way home, and is reported there.
-            with contextlib.suppress(SteeringError):
+            with contextlib.suppress(Exception):
                 action(self.move)
         there = self.plan.relocation
         ports = {
@@ -330,13 +337,17 @@ class Transaction:
 
     def let_go(self) -> None:
         """Close the passage; what it leaves is said, never raised."""
-        self.open_files.close()
-        if self.passage is None:
-            return
-        try:
-            self.passage.close()
-        except FAILURES as ex:
-            self.tell("clean up", Phase.FAILED, reason=str(ex))
+        for close in (self.open_files.close, self.passage.close if self.passage else None):
+            try:
+                if close is not None:
+                    close()
+            except EXPECTED as ex:
+                self.tell("clean up", Phase.FAILED, reason=str(ex))
+
+
+def reason(ex: BaseException) -> str:
+    """Say what went wrong; a bug is called by its type."""
+    return str(ex) if isinstance(ex, EXPECTED) else f"{type(ex).__name__}: {ex}"
 
 
 def milliseconds(begin: float) -> float:

@@ -131,7 +131,11 @@ def criu_leftovers(net: RoutedNetwork, keeper: int) -> list[str]:
             text=True,
             check=True,
         )
-        left += [f"{host.name}: {line}" for line in listing.stdout.splitlines() if "CRIU" in line]
+        left += [
+            f"{host.name}: {line}"
+            for line in listing.stdout.splitlines()
+            if "CRIU" in line or "p4ferry" in line
+        ]
     for pid in Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split():
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         command = Path(f"/proc/{pid}/cmdline").read_bytes()

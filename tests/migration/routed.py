@@ -186,12 +186,16 @@ class RouterSteering:
         self.location: dict[Endpoint, Endpoint] = {}
         self.held: set[Endpoint] = set()
         self.before: dict[str, dict[Endpoint, Endpoint]] = {}
+        self.turn = threading.Lock()  # one queue: one move holds at a time
+        self.owner = ""
+        self.guard = threading.RLock()
         self.nft = in_netns(self.router, Nft)  # its netlink socket stays there
         self.queue = in_netns(self.router, Queue)
         self._nft(RULES)
 
     def _nft(self, commands: str) -> None:
-        self.nft.run(commands)
+        with self.guard:
+            self.nft.run(commands)
 
     def identity(self, location: Endpoint) -> Endpoint:
         """Return what peers call the endpoint that lives at `location`."""
@@ -221,6 +225,9 @@ class RouterSteering:
         self.refuse("hold")
 
     def _hold(self, move: Move) -> None:
+        if self.owner != move.id:
+            assert self.turn.acquire(timeout=20)
+            self.owner = move.id
         self.queue.hold()
         new = {self.identity(old) for old, _ in self.pairs(move)} - self.held
         if new:
@@ -266,10 +273,14 @@ class RouterSteering:
 
     def release(self, move: Move) -> HeldStats:
         self.calls.append("release")
+        if self.owner != move.id:
+            return HeldStats()
         stats = self.queue.release()
         if self.held:
             self._nft("".join(f"delete element ip steering held {{ {key(who)} }}\n" for who in self.held))
             self.held.clear()
+        self.owner = ""
+        self.turn.release()
         self.refuse("release")
         return stats
 

@@ -161,7 +161,7 @@ def test_events_tell_every_step(scene: Stage) -> None:
 def test_control_arm_without_hold_needs_retransmissions(scene: Stage) -> None:
     """With the hold off packets are dropped, and the client's kernel notices: the measurement is sensitive."""
     app = scene.serve()
-    client = scene.measure("A", "--connect", "10.77.2.2:7000", "--connections", "8")
+    client = scene.measure("A", "--connect", "10.77.2.2:7000")
     client.wait_for_requests()
     for name in ("C", "B"):
         report = scene.migrator(no_hold=True).migrate(app, scene.hosts[name])
