@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataplane.switch.engine.actions import data_name
 from dataplane.switch.engine.bmv2 import Action, Call, Conditional, Control, Key, Program, Table, refuse
 from dataplane.switch.engine.expressions import Expr, Kind, Translator, valid_bit
-from dataplane.switch.engine.layout import MAX_MASKS, key_layout, row_actions, row_layout
+from dataplane.switch.engine.layout import MAX_MASKS, expanded_size, key_layout, row_actions, row_layout
 from dataplane.switch.engine.names import Names, container, declare, identifier, is_wide
 
 
@@ -91,8 +91,8 @@ class TableWriter:
         kind = {"exact": "EXACT", "lpm": "LPM", "ternary": "EXACT"}[self.table.kind]
         size = self.table.size
         if self.table.kind == "ternary":
-            # Ranges and expanded prefixes take several rows; the declared size is kept by the control plane.
-            size *= 16
+            # A range takes several rows; the declared size is kept by the control plane.
+            size = expanded_size(self.table)
         return f"{kind}({self.name}, struct {self.name}_key, struct {self.name}_row, {size});"
 
     def _masks(self) -> str:

@@ -116,7 +116,7 @@ class EbpfEngine:
 
     def load(self, bmv2_json: bytes) -> EbpfPipeline:
         """Generate, compile and let the kernel verify; nothing is attached. Raises PipelineRejected."""
-        source = Source(parse_program(bmv2_json), self._options)
+        source = self._generate(bmv2_json)
         data = self._compiler.compile(source.text)
         try:
             loaded = Object(data)
@@ -130,6 +130,16 @@ class EbpfEngine:
         with self._lock:
             self._pipelines.append(pipeline)
         return pipeline
+
+    def _generate(self, bmv2_json: bytes) -> Source:
+        source = Source(parse_program(bmv2_json), self._options)
+        try:
+            source.text  # noqa: B018 (generated now, so that what is wrong shows here)
+        except (KeyError, IndexError, TypeError, AttributeError) as ex:
+            raise PipelineRejected(
+                f"the BMv2 JSON is malformed: {ex!r} is missing or of the wrong type"
+            ) from ex
+        return source
 
     def _rejected(self, source: Source, error: VerifierRejected) -> PipelineRejected:
         """Keep the verifier's log, and say what matters of it."""

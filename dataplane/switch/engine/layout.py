@@ -12,9 +12,11 @@ A row is {u32 action id, u32 counter index[, u32 priority, u32 zero], action dat
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from dataplane.switch.engine.bmv2 import Action, Key, Table
 from dataplane.switch.engine.names import container, is_wide
@@ -56,6 +58,30 @@ def place(widths: Sequence[int], start: int = 0) -> tuple[tuple[Slot, ...], int]
     return tuple(slots), offset
 
 
+class Packer:
+    """Stores values in slots, much faster than slot by slot."""
+
+    def __init__(self, slots: Sequence[Slot], size: int) -> None:
+        ordered = sorted(range(len(slots)), key=lambda index: slots[index].offset)
+        form, end = "=", 0
+        for index in ordered:
+            slot = slots[index]
+            form += "x" * (slot.offset - end)
+            form += f"{slot.size}s" if slot.big else _FORMATS[slot.size]
+            end = slot.offset + slot.size
+        self._struct = struct.Struct(form + "x" * (size - end))
+        self._order = [(index, slots[index].size if slots[index].big else 0) for index in ordered]
+
+    def pack(self, values: Sequence[int]) -> bytes:
+        """Return the bytes; every value must fit its slot."""
+        return self._struct.pack(
+            *(values[index].to_bytes(big, "big") if big else values[index] for index, big in self._order)
+        )
+
+
+_FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
 @dataclass(frozen=True)
 class KeyLayout:
     """The key of a table's map."""
@@ -72,6 +98,12 @@ class KeyLayout:
     def words(self) -> int:
         """Return the number of 64 bit words of the components, for ternary keys."""
         return (self.size - self.start) // 8
+
+    @cached_property
+    def packer(self) -> Packer:
+        """Return the packer of whole keys: the components, and for lpm the prefix length last."""
+        extra = (Slot(0, 4, 32, False),) if self.lpm is not None else ()
+        return Packer((*self.slots, *extra), self.size)
 
     @property
     def front_bits(self) -> int:
@@ -114,18 +146,17 @@ class RowLayout:
     data: int
     """Offset of the action data."""
     size: int
+    _packers: dict[int, Packer] = field(default_factory=dict, compare=False, repr=False)
 
     def encode(self, action: Action, params: Sequence[int], counter: int = 0, priority: int = 0) -> bytes:
         """Return a row's bytes; the parameters must fit."""
-        buffer = bytearray(self.size)
-        Slot(0, 4, 32, False).put(buffer, action.id)
-        Slot(4, 4, 32, False).put(buffer, counter)
-        if self.with_priority:
-            Slot(8, 4, 32, False).put(buffer, priority)
-        slots, _ = place([param.width for param in action.params], self.data)
-        for slot, value in zip(slots, params, strict=True):
-            slot.put(buffer, value)
-        return bytes(buffer)
+        packer = self._packers.get(action.id)
+        if packer is None:
+            head = (Slot(0, 4, 32, False), Slot(4, 4, 32, False))
+            extra = (Slot(8, 4, 32, False),) if self.with_priority else ()
+            slots, _ = place([param.width for param in action.params], self.data)
+            packer = self._packers[action.id] = Packer((*head, *extra, *slots), self.size)
+        return packer.pack([action.id, counter, *([priority] if self.with_priority else ()), *params])
 
 
 def row_layout(table: Table) -> RowLayout:
@@ -146,3 +177,15 @@ def _row_actions(table: Table) -> Sequence[Action]:
 def row_actions(table: Table) -> list[Action]:
     """Return the actions that a row can hold, the declared default's included, each once."""
     return list({action.id: action for action in _row_actions(table)}.values())
+
+
+_MAX_ROWS = 1 << 20
+
+
+def expanded_size(table: Table) -> int:
+    """Return the rows that a ternary table's map has room for: a range of w bits is up to 2w - 2 prefixes."""
+    factor = 1
+    for key in table.keys:
+        if key.match_type == "range":
+            factor *= max(2 * key.width - 2, 1)
+    return min(table.size * factor, _MAX_ROWS)

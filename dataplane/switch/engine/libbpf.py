@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import ctypes.util
+import errno
 import os
 import platform
 from collections.abc import Callable
@@ -288,18 +288,21 @@ class TcFilter:
         self.ifindex = ifindex
         self.direction = direction
         self._owns_hook = False
+        self._attached = False
 
     def attach(self, program_fd: int) -> None:
         """Attach, in place of our last program if there is one."""
         lib = library()
         hook = self._hook()
-        created = int(lib.bpf_tc_hook_create(byref(hook)))
-        if created == 0 or self._left_over():
-            self._owns_hook = True
-        elif created != -17:  # EEXIST: somebody else's clsact, which we share
-            raise OSError(-created, os.strerror(-created))
+        if not self._attached:
+            created = int(lib.bpf_tc_hook_create(byref(hook)))
+            if created == 0 or self._left_over():
+                self._owns_hook = True
+            elif created != -errno.EEXIST:  # that would be somebody else's clsact, which we share
+                raise OSError(-created, os.strerror(-created))
         opts = self._opts(prog_fd=program_fd, flags=_REPLACE)
         _check(lib.bpf_tc_attach(byref(hook), byref(opts)))
+        self._attached = True
 
     def _left_over(self) -> bool:
         """Tell whether a killed run of ours left its program here, and the hook with it."""
@@ -320,6 +323,7 @@ class TcFilter:
             with contextlib.suppress(OSError):
                 _check(lib.bpf_tc_hook_destroy(byref(hook)))
             self._owns_hook = False
+        self._attached = False
 
     def _hook(self) -> _TcHook:
         return _TcHook(ctypes.sizeof(_TcHook), self.ifindex, self.direction, 0)

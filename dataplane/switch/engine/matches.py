@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from dataplane.switch.engine.bmv2 import Json, Key, Table, hexstr
-from dataplane.switch.engine.layout import KeyLayout, Slot
+from dataplane.switch.engine.layout import KeyLayout
 from dataplane.switch.pipeline import BadEntry, Exact, Lpm, Match, Range, Ternary
 
 Masked = tuple[int, int]
@@ -97,14 +97,13 @@ _CANONICAL = {
 
 def exact_key(layout: KeyLayout, match: Sequence[Match]) -> bytes:
     """Return the key of a row of an exact or lpm table."""
-    buffer = bytearray(layout.size)
-    for index, (slot, one) in enumerate(zip(layout.slots, match, strict=True)):
-        if isinstance(one, Lpm) and index == layout.lpm:
-            slot.put(buffer, one.value << (slot.size * 8 - slot.width))
-            Slot(0, 4, 32, False).put(buffer, layout.front_bits + one.prefix_len)
-        else:
-            slot.put(buffer, _values(one)[0])
-    return bytes(buffer)
+    values = [_values(one)[0] for one in match]
+    if layout.lpm is not None:
+        slot, one = layout.slots[layout.lpm], match[layout.lpm]
+        assert isinstance(one, Lpm)
+        values[layout.lpm] <<= slot.size * 8 - slot.width
+        values.append(layout.front_bits + one.prefix_len)
+    return layout.packer.pack(values)
 
 
 def masked_keys(layout: KeyLayout, match: Sequence[Match]) -> Iterator[tuple[bytes, bytes]]:

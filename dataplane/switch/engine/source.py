@@ -175,6 +175,8 @@ class Source:
                 "\tu32 checksums;  /* one bit for each that is to be updated */",
                 "\tu32 exited;",
                 "\tu32 gap;  /* bytes were skipped */",
+                "\tu32 tag_bytes;  /* VLAN tags that the kernel had taken out */",
+                "\tu32 zero;",
                 "\tstruct whereabouts where;",
                 *(member(header) for header in self.program.headers.values()),
                 "\tstruct wire raw;  /* as they came in */",

@@ -287,34 +287,49 @@ class TernaryRows(TableRows):
                 f"{self.name} already uses {len(self._masks)} different masks; at most {MAX_MASKS} are supported"
             )
         replaced = key in self.rows
-        for components, mask in pairs:
-            info = self._masks.get(mask)
-            if info is None:
-                info = self._masks[mask] = _Mask(self._free_numbers.pop())
+        done: list[tuple[bytes, bytes]] = []
+        try:
+            for components, mask in pairs:
+                self._put_piece(key, components, mask, value, replaced)
+                done.append((components, mask))
+        except PipelineError:
             if not replaced:
-                info.priorities[key[1]] += 1
-            cell = self._cells.setdefault((components, mask), {})
-            cell[key] = value
-            self._write_cell(info.number, components, cell)
+                for components, mask in done:
+                    self._remove_piece(key, components, mask)
+            raise
         if not replaced:
             self._write_masks()
 
+    def _put_piece(self, key: RowKey, components: bytes, mask: bytes, value: bytes, replaced: bool) -> None:
+        info = self._masks.get(mask) or _Mask(self._free_numbers[-1])
+        cell = self._cells.get((components, mask), {})
+        self._write_cell(info.number, components, {**cell, key: value})
+        if mask not in self._masks:
+            self._masks[mask] = info
+            self._free_numbers.pop()
+        if not replaced:
+            info.priorities[key[1]] += 1
+        self._cells.setdefault((components, mask), cell)[key] = value
+
     def _remove(self, key: RowKey) -> None:
         for components, mask in matches.masked_keys(self.layout, key[0]):
-            info, cell = self._masks[mask], self._cells[components, mask]
-            del cell[key]
-            if cell:
-                self._write_cell(info.number, components, cell)
-            else:
-                del self._cells[components, mask]
-                self._map().delete(self._map_key(info.number, components))
-            info.priorities[key[1]] -= 1
-            if not info.priorities[key[1]]:
-                del info.priorities[key[1]]
-            if not info.priorities:
-                self._free_numbers.append(info.number)
-                del self._masks[mask]
+            self._remove_piece(key, components, mask)
         self._write_masks()
+
+    def _remove_piece(self, key: RowKey, components: bytes, mask: bytes) -> None:
+        info, cell = self._masks[mask], self._cells[components, mask]
+        del cell[key]
+        if cell:
+            self._write_cell(info.number, components, cell)
+        else:
+            del self._cells[components, mask]
+            self._map().delete(self._map_key(info.number, components))
+        info.priorities[key[1]] -= 1
+        if not info.priorities[key[1]]:
+            del info.priorities[key[1]]
+        if not info.priorities:
+            self._free_numbers.append(info.number)
+            del self._masks[mask]
 
     def _map(self) -> Map:
         assert self.map is not None

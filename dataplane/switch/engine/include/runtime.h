@@ -192,8 +192,8 @@ static __always_inline bool resize(struct __sk_buff *skb, struct packet *p, u32 
 		return true;
 	if (more > 0)
 		return bpf_skb_change_head(skb, more, 0) == 0;
-	/* Takes bytes out behind the Ethernet header; the kernel does that for IP only. */
-	if (new >= 14 && bpf_skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) == 0)
+	/* Takes bytes out behind what the kernel holds for the link header, which is rewritten anyway; for IP only. */
+	if (new >= 14 + p->tag_bytes && bpf_skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) == 0)
 		return true;
 #ifdef P4_MOVES_PAYLOAD
 	u32 rest = skb->len - old;
@@ -226,6 +226,33 @@ static __always_inline int send_to(struct __sk_buff *skb, u32 port)
 	return bpf_redirect(*ifindex, 0);
 }
 
+/* The kernel takes up to two VLAN tags out of a packet before tc sees it, and a P4 program wants them where they
+ * were on the wire. */
+static __always_inline bool restore_tags(struct __sk_buff *skb, struct packet *p)
+{
+	u32 tags[2] = {};
+	u32 count = 0;
+	u8 addresses[12];
+
+#pragma clang loop unroll(full)
+	for (u32 i = 0; i < 2; i++) {
+		if (!skb->vlan_present)
+			break;
+		tags[i] = to_network32((u32)to_network16(skb->vlan_proto) << 16 | (skb->vlan_tci & 0xffff));
+		if (bpf_skb_vlan_pop(skb))
+			return false;
+		count = i + 1;
+	}
+	if (count == 0)
+		return true;
+	p->tag_bytes = 4 * count;
+	if (bpf_skb_load_bytes(skb, 0, addresses, sizeof(addresses)) || bpf_skb_change_head(skb, 4 * count, 0))
+		return false;
+	return bpf_skb_store_bytes(skb, 0, addresses, sizeof(addresses), 0) == 0 &&
+	       bpf_skb_store_bytes(skb, 12, tags, 4, 0) == 0 &&
+	       (count == 1 || bpf_skb_store_bytes(skb, 16, tags + 1, 4, 0) == 0);
+}
+
 /* Fill in where a packet comes from; false if it is none of ours. */
 static __always_inline bool arrive(struct __sk_buff *skb, struct packet *p)
 {
@@ -233,6 +260,8 @@ static __always_inline bool arrive(struct __sk_buff *skb, struct packet *p)
 	u32 *port = bpf_map_lookup_elem(&p4_port_of, &ifindex);
 
 	if (!port)
+		return false;
+	if (skb->vlan_present && !restore_tags(skb, p))
 		return false;
 	p->standard_metadata.ingress_port = *port & 511;
 	p->length = skb->len;
