@@ -259,6 +259,10 @@ class Controller:
         """Follow a backend that somebody else has moved."""
         self.call(self.balancer.move_backend(service, old, new))
 
+    def forget(self, location: Endpoint) -> None:
+        """Free the identity of a program that has ended, was no backend, and may have been moved."""
+        self.call(self.balancer.forget(location))
+
     def add_rows(self, switch: str, upserts: Sequence[Row]) -> None:
         """Write further rows (routes of new hosts) to a switch; they are restored with the others."""
         self.call(self.tables[switch].apply(upserts))

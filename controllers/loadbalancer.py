@@ -251,6 +251,23 @@ class LoadBalancer:
         ]
         return Move("", "", "", [MovedListener(old, new)], exceptions)
 
+    async def forget(self, location: Endpoint) -> None:
+        """Remove what migrations have left for a program that has ended and was no backend.
+
+        Its identity is free again; what is left of its connections ages.
+        """
+        async with self._changing:
+            if self.model.backend_at(location) is not None:
+                raise Conflict(f"{show(location)} is a backend: remove it from its service")
+            identity = relocation.identity_of(self.table, location)
+            keys = [
+                rows.endpoint_source_key(location),
+                rows.destination_key(identity),
+                rows.destination_key(location),
+            ]
+            mine = (rows.direct(location, 0), rows.send_identity_to(identity, location))
+            await self.write((), [k for k in keys if k[0] != "destination" or self.table.get(k) in mine])
+
     def relocated(self, backend: int, location: Endpoint) -> None:
         """Note where a backend lives now."""
         known = self.model.backends.get(backend)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from controllers.controller import Controller
+from controllers.errors import Conflict
 from controllers.hosts import Host
 from controllers.switchlink import SwitchLink
 from migration.steering import Move, MovedConnection, MovedListener, SteeringError
@@ -162,6 +163,20 @@ def test_a_server_addressed_directly(controller: Controller, switch: ModelSwitch
     assert send(switch, client(1), flat("10.0.2.2")) == [(2, client(1), flat("10.0.2.2"))]
     left = {name: rows for name, rows in rows_of(switch).items() if rows != before[name]}  # type: ignore[attr-defined,index]
     assert set(left) == {"Ingress.connection", "Ingress.connection_source"}  # the connection of client 3
+
+
+def test_a_moved_programs_identity_is_free_when_it_has_ended(
+    controller: Controller, switch: ModelSwitch
+) -> None:
+    """Another program may then live there."""
+    before = rows_of(switch)
+    migrate(controller, vip_move("m1", "10.0.2.2", "10.0.3.3"))
+    controller.forget(tcp("10.0.3.3"))
+    controller.forget(tcp("10.0.3.3"))
+    assert rows_of(switch) == before
+    controller.add_backend("echo", OLD)
+    with pytest.raises(Conflict, match="is a backend: remove it from its service"):
+        controller.forget(OLD)
 
 
 def test_a_client_moves_with_its_connection(controller: Controller, switch: ModelSwitch) -> None:
