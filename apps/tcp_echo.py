@@ -8,8 +8,8 @@
 Without --duration and --requests the client goes on until SIGINT or SIGTERM. It prints its result as JSON
 (echo/client.py says what is in it) and leaves with status 0 if every byte came back on the connections that
 it began with. --status names a file that holds the result so far, replaced ten times a second.
-Standard library only; parts that only one mode needs are loaded only in that mode, since a program that is to
-be moved had better be small.
+Standard library only; the server runs without what it does not need, since every page of a program takes time
+to move.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ TYPE_CHECKING = False  # typing itself stays out of memory
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
-
-    from apps.echo.server import MakeHandler
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,27 +90,13 @@ def _endpoint(text: str) -> tuple[str, int]:
     return host.strip("[]"), _port(port)
 
 
-def serve(options: argparse.Namespace) -> int:
-    """Run the server until SIGINT or SIGTERM."""
-    from apps.echo.server import EchoHandler, Server
-
-    make: MakeHandler = EchoHandler
-    if options.bulk:
-        from apps.echo.bulk import BulkPeer
-
-        make = BulkPeer
-    try:
-        server = Server(options.host, options.port, make, options.udp)
-    except OSError as ex:
-        print(
-            f"tcp_echo: cannot listen on {options.host} port {options.port}: {ex.strerror}", file=sys.stderr
-        )
-        return 1
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(0))
-    print(f"listening on {options.host} port {server.port}", flush=True)
-    server.run()
-    return 0
+def serve(options: argparse.Namespace) -> NoReturn:
+    """Become the server, in a fresh interpreter without the modules that read the command line."""
+    call = f"run({options.host!r}, {options.port}, {options.udp}, {options.bulk})"
+    code = (
+        f"import sys; sys.path.insert(0, {sys.path[0]!r}); from apps.echo.server import run; sys.exit({call})"
+    )
+    os.execv(sys.executable, [sys.executable, "-S", "-E", "-c", code])
 
 
 def measure(options: argparse.Namespace) -> int:
@@ -170,7 +154,9 @@ def _replace(path: str, text: str) -> None:
 def main() -> int:
     """Do what the command line asks."""
     options = parse(sys.argv[1:])
-    return serve(options) if options.mode == "server" else measure(options)
+    if options.mode == "server":
+        serve(options)
+    return measure(options)
 
 
 if __name__ == "__main__":

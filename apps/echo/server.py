@@ -6,23 +6,28 @@ wait for it; so memory stays bounded and TCP's flow control does the rest.
 
 from __future__ import annotations
 
+import os
 import selectors
+import signal
 import socket
-from collections.abc import Callable
-from typing import Protocol
+import sys
+
+TYPE_CHECKING = False  # typing itself stays out of memory: every page of a program takes time to move
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Handler(Protocol):
+        """Drives one connection: called when its socket is ready; returns the events to wait for, 0: none."""
+
+        def ready(self, mask: int) -> int:
+            """Read and write."""
+
+    MakeHandler = Callable[[socket.socket], Handler]
 
 BUFFER = 256 * 1024
 CHUNK = 64 * 1024
 BACKLOG = 1024
-
-
-class Handler(Protocol):
-    """Drives one connection: called when its socket is ready; returns the events that it waits for, 0: none."""
-
-    def ready(self, mask: int) -> int: ...
-
-
-MakeHandler = Callable[[socket.socket], Handler]
 
 
 class EchoHandler:
@@ -67,6 +72,7 @@ class Server:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # v4 clients come in mapped
             sock.bind((host, port))
+            port = self.port  # the same one for datagrams, also when the system chose it
             sock.setblocking(False)
         self._listener.listen(BACKLOG)
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -126,3 +132,22 @@ class Server:
             sock.close()
         elif events != key.events:
             self._selector.modify(sock, events, key.data)
+
+
+def run(host: str, port: int, udp: bool, bulk: bool) -> int:
+    """Serve until SIGINT or SIGTERM; return the exit status."""
+    make: MakeHandler = EchoHandler
+    if bulk:
+        from apps.echo.bulk import BulkPeer
+
+        make = BulkPeer
+    try:
+        server = Server(host, port, make, udp)
+    except OSError as ex:
+        print(f"tcp_echo: cannot listen on {host} port {port}: {ex.strerror}", file=sys.stderr)
+        return 1
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
+    print(f"listening on {host} port {server.port}", flush=True)
+    server.run()
+    return 0
