@@ -40,14 +40,13 @@ class SwitchProcess:
         return self.process.returncode, printed
 
 
-def start(*options: str, target: Sequence[str] = ()) -> SwitchProcess:
+def start(socket_path: Path, *options: str) -> SwitchProcess:
     """Start the switch on a Unix socket, and return when it serves."""
-    socket_path = Path(tempfile.mkdtemp(prefix="p4rt-")) / "grpc"
     read, write = os.pipe()
     began = time.monotonic()
     process = subprocess.Popen(
         [*COMMAND, *options, "--log-console", "--ready-fd", str(write), "--exit-with-parent",
-         "--", "--grpc-server-addr", f"unix:{socket_path}", *target],
+         "--", "--grpc-server-addr", f"unix:{socket_path}"],
         cwd=CHECKOUT, pass_fds=[write], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     os.close(write)
@@ -72,7 +71,8 @@ def running(*options: str, ports: Sequence[int] = (1, 2)) -> Iterator[tuple[Swit
         for cable in cables.values():
             stack.callback(cable.close)
         interfaces = [word for number, cable in cables.items() for word in ("-i", f"{number}@{cable.port}")]
-        switch = start(*options, *interfaces)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="p4rt-"))
+        switch = start(Path(folder) / "grpc", *options, *interfaces)
         try:
             yield switch, cables
         except BaseException:

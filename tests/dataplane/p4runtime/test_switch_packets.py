@@ -62,8 +62,8 @@ def everything() -> Program:
 class Lab:
     """A switch process, a primary client, and cables."""
 
-    def __init__(self, client: Client, stream: Stream, cables: dict[int, Cable]) -> None:
-        self.client, self.stream, self.cables = client, stream, cables
+    def __init__(self, client: Client, stream: Stream, cables: dict[int, Cable], pid: int) -> None:
+        self.client, self.stream, self.cables, self.pid = client, stream, cables, pid
 
     def use(self, program: Program, action: int = Set.VERIFY_AND_COMMIT) -> None:
         self.client.set_config(action, program.info, program.device_config)
@@ -83,7 +83,7 @@ def lab() -> Iterator[Lab]:
         client = Client(switch.address, DEVICE_ID)
         stream = client.stream()
         stream.become_primary()
-        yield Lab(client, stream, cables)
+        yield Lab(client, stream, cables, switch.process.pid)
         stream.close()
         client.close()
 
@@ -342,3 +342,31 @@ def test_latency_of_inserts(lab: Lab, balancer: Program) -> None:
     print(f"{rate:,.0f} inserts a second; a single one {sorted(times)[100] * 1e6:.0f} us")
     assert rate > 10_000  # 20,000 and more when the machine does nothing else
     assert sorted(times)[100] < 0.005
+
+
+def test_nothing_leaks(lab: Lab, forwarder: Program) -> None:
+    """Replaced pipelines and closed streams leave no descriptor and no thread behind."""
+
+    def held() -> tuple[int, int]:
+        process_folder = Path(f"/proc/{lab.pid}")
+        return len(list((process_folder / "fd").iterdir())), len(list((process_folder / "task").iterdir()))
+
+    def churn() -> None:
+        for _ in range(10):
+            lab.use(forwarder)
+            for action in (Set.VERIFY, Set.VERIFY_AND_SAVE):
+                lab.use(forwarder, action)
+            stream = lab.client.stream()
+            stream.bid(None)
+            stream.expect("arbitration")
+            stream.close()
+
+    churn()
+    before = held()
+    churn()
+    # The pool of gRPC's threads may still grow by one or two; a leak would be ten of each kind.
+    slack = 3
+    wait_for(
+        lambda: all(now <= then + slack for now, then in zip(held(), before, strict=True)),
+        f"not many more than {before} descriptors and threads",
+    )
