@@ -19,6 +19,8 @@ from tests.dataplane.p4runtime.client import Client
 
 pytestmark = pytest.mark.net
 
+ANYWHERE = ["--", "--grpc-server-addr", "127.0.0.1:0"]
+
 
 def test_serves_within_a_second_and_stops_cleanly() -> None:
     """The ready signal is true, SIGTERM ends it with status 0, and nothing is left."""
@@ -71,21 +73,21 @@ def test_ends_with_its_parent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["--no-p4", "-i", "1@nowhere0"], 1, "port 1: there is no interface nowhere0"),
+        (["--no-p4", "-i", "1@nowhere0", *ANYWHERE], 1, "port 1: there is no interface nowhere0"),
         (["--no-p4", "--", "--grpc-server-addr", "203.0.113.1:9559"], 1, "cannot listen on 203.0.113.1:9559"),
         (
-            ["/nowhere.json", "--", "--grpc-server-addr", "127.0.0.1:0"],
+            ["/nowhere.json", *ANYWHERE],
             2,
             "/nowhere.json: there is no such file",
         ),
-        ([__file__, "--", "--grpc-server-addr", "127.0.0.1:0"], 1, "test_switch_command.py: "),
+        ([__file__, *ANYWHERE], 1, "test_switch_command.py: "),
         (
-            ["--no-p4", "--log-file", "/nowhere/x.log"],
+            ["--no-p4", "--log-file", "/nowhere/x.log", *ANYWHERE],
             1,
             "--log-file /nowhere/x.log: No such file or directory",
         ),
         (
-            ["--no-p4", "--ready-fd", "77", "--", "--grpc-server-addr", "127.0.0.1:0"],
+            ["--no-p4", "--ready-fd", "77", *ANYWHERE],
             1,
             "--ready-fd 77: Bad file",
         ),
@@ -132,7 +134,7 @@ def test_version_and_warnings() -> None:
     code, printed, _ = process.run_to_end("--version")
     assert code == 0
     assert printed.startswith("p4ferry-switch 0.")
-    _, _, complaint = process.run_to_end("--no-p4", "--thrift-port", "9090", "-i", "1@nowhere0")
+    _, _, complaint = process.run_to_end("--no-p4", "--thrift-port", "9090", "-i", "1@nowhere0", *ANYWHERE)
     assert complaint.splitlines()[0] == "p4ferry-switch: warning: --thrift-port has no effect on this switch"
 
 
