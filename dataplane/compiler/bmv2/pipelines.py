@@ -62,6 +62,11 @@ class PipelineWriter:
             made["id"] = self.conditional_count + at
         self.conditional_count += len(self.conditionals)
         result["conditionals"] = self.conditionals
+        declared = [extern.name for extern in self.program.externs]
+        self.profiles.sort(key=lambda made: declared.index(made["name"]))
+        for made in self.profiles:
+            made["id"] = self.profile_count
+            self.profile_count += 1
         return result
 
     def number(self, nodes: list[ir.Node]) -> None:
@@ -219,11 +224,10 @@ class PipelineWriter:
             return False
         made: Json = {
             "name": extern.name,
-            "id": self.profile_count,
+            "id": 0,
             "source_info": self.steps.source_info((extern.decl.pos, extern.decl.end)),
             "max_size": extern.args["size"],
         }
-        self.profile_count += 1
         if selector:
             made["selector"] = {"algo": extern.args["algorithm"], "input": inputs}
         self.profiles.append(made)

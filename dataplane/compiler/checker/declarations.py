@@ -109,7 +109,7 @@ class Checker(TableChecker):
                 self.diagnostics.error(f"'{decl.name}' has field '{field.name}' twice", field.pos, field.end)
             result.fields[field.name] = kind
             problem = self.field_problem(decl.kind, kind)
-            if problem:
+            if problem is not None:
                 self.diagnostics.error(
                     f"a {decl.kind} cannot have a field of type {kind}{problem}", field.pos, field.end
                 )

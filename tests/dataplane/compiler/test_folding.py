@@ -103,7 +103,9 @@ def test_constants_in_programs(bench: Workbench, expression: str, value: str) ->
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 255), st.integers(0, 255), st.sampled_from(["+", "-", "*", "&", "|", "^"]))
-def test_front_end_folds_the_same(tmp_path_factory: pytest.TempPathFactory, left: int, right: int, operator: str) -> None:
+def test_front_end_folds_the_same(
+    tmp_path_factory: pytest.TempPathFactory, left: int, right: int, operator: str
+) -> None:
     """The whole front end computes what the folding functions do."""
     bench = Workbench(tmp_path_factory.mktemp("p4"))
     document = bench.json(apply=f"meta.a = 8w{left} {operator} 8w{right};")

@@ -54,12 +54,17 @@ def test_integer_round_trip(value: int, form: str) -> None:
     assert literal.value == value
 
 
-@given(st.lists(st.sampled_from(["x", "y1", "12", "+", "++", "&&&", "..", "(", ")", "==", "<<", '"s"', "header", "|+|"])))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["x", "y1", "12", "+", "++", "&&&", "..", "(", ")", "==", "<<", '"s"', "header", "|+|"]
+        )
+    )
+)
 def test_spaces_do_not_matter(words: list[str]) -> None:
     """Spaces, newlines and comments between tokens change nothing."""
-    expected = [word for word in words]
     for separator in (" ", "\n", " /* c */ ", " // c\n", "\t"):
-        assert [text for _, text in tokens(separator.join(words))] == expected
+        assert [text for _, text in tokens(separator.join(words))] == words
 
 
 def test_closing_brackets_stay_apart() -> None:

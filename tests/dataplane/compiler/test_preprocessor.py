@@ -14,7 +14,10 @@ from dataplane.compiler.source import Sources
 
 
 def preprocess(
-    text: str, path: Path = Path("t.p4"), defines: dict[str, str] | None = None, include: list[Path] | None = None
+    text: str,
+    path: Path = Path("t.p4"),
+    defines: dict[str, str] | None = None,
+    include: list[Path] | None = None,
 ) -> str:
     """Return what is left, words separated by spaces."""
     sources = Sources()
