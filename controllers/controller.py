@@ -20,6 +20,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -127,7 +128,7 @@ class Controller:
         """End everything; the switches keep what they have."""
         if self._running is not None:
             self.loop.call_soon_threadsafe(self._end)
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(FutureTimeout):
                 self._running.result(10)
             self._running = None
         self.steering.close()
@@ -226,7 +227,7 @@ class Controller:
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result(timeout)
-        except TimeoutError as ex:
+        except FutureTimeout as ex:
             future.cancel()
             raise SwitchNotReady(f"the controller did not get an answer within {timeout:g} s") from ex
 

@@ -131,7 +131,6 @@ class Drainer:
                 break
             if time.monotonic() > deadline:
                 raise SteeringError(f"a packet sent to {host.name} ({host.address}) did not arrive there")
-        await link.barrier()
         await asyncio.get_running_loop().run_in_executor(self._executor, flush_backlogs)
 
     def close(self, host: str | None = None) -> None:

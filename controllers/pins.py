@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from controllers import rows
+from controllers.errors import SwitchError
 from controllers.rows import Key, Row
 from controllers.switchlink import SwitchLink
 from controllers.tables import SwitchTables
@@ -114,7 +115,11 @@ class Pins:
         while True:
             await self._wake.wait()
             await self._link.ready.wait()
-            await self.flush()
+            try:
+                await self.flush()
+            except SwitchError as ex:
+                # The switch reports them again with their next packets.
+                LOG.warning("connections could not be pinned: %s", ex)
 
     async def flush(self) -> None:
         """Return when every opening that was reported so far is pinned."""

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Coroutine
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -116,7 +117,7 @@ class SwitchSteering:
             return future.result(_CALL_S)
         except ControllerError as ex:
             raise SteeringError(str(ex)) from ex
-        except TimeoutError as ex:
+        except FutureTimeout as ex:
             future.cancel()
             raise SteeringError(f"the network did not follow within {_CALL_S:g} s") from ex
 

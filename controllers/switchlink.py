@@ -103,8 +103,12 @@ class SwitchLink:
             before = self.connects
             try:
                 await self._session(switch)
-            except (finsy.P4ClientError, OSError, RuntimeError, SwitchError) as ex:
+            except ConfigError:
+                raise
+            except (finsy.P4ClientError, SwitchError) as ex:
                 LOG.warning("switch %s: %s", self.name, _reason(ex))
+            except Exception:  # whatever a switch does to finsy, the next connection may be better
+                LOG.exception("switch %s", self.name)
             finally:
                 self._lost()
             attempt = 0 if self.connects > before else attempt + 1

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from controllers import rows
 from controllers.controller import Controller
 from controllers.errors import Conflict, NotFound, SwitchNotReady
 from dataplane.switch.pipeline import Exact
+from migration.steering import Endpoint, IpProtocol
 from tests.controllers.conftest import VIP, controller_config, eventually, tcp
 from tests.controllers.model_switch import ACK, FIN, RST, SYN, ModelSwitch, frame, served
 
@@ -206,6 +208,39 @@ def test_a_restarted_controller_goes_on(program: tuple[Path, Path], switch: Mode
         assert {number: where_now(switch, number) for number in where} == where
     finally:
         second.stop()
+
+
+def test_a_guard_that_was_left_is_ended(program: tuple[Path, Path], switch: ModelSwitch) -> None:
+    """A controller that ended in the middle of a pool change leaves no service shut."""
+    config = controller_config(program, switch.address)
+    first = Controller(config)
+    first.start(10)
+    first.add_backend("echo", tcp("10.0.2.2"))
+    first.call(first.balancer.write([rows.serve(VIP, 1, guarded=True)]))
+    first.stop()
+    second = Controller(config)
+    second.start(10)
+    try:
+        assert open_all(switch, second, 1) == {0: flat("10.0.2.2")}
+    finally:
+        second.stop()
+
+
+def test_a_service_may_be_udp(controller: Controller, switch: ModelSwitch) -> None:
+    """Every datagram may open a flow; a known flow stays where it is."""
+    vip = Endpoint(IpProtocol.UDP, VIP.address, 53)
+    controller.add_service("dns", vip)
+    for n in (2, 3):
+        controller.add_backend("dns", Endpoint(IpProtocol.UDP, tcp(f"10.0.{n}.{n}").address, 53))
+    where = {}
+    for number in range(50):
+        switch.inject(frame(17, client(number), (_VIP[0], 53)))
+        where[number] = switch.taken()[0][2]
+    eventually(lambda: len(controller.balancer.pins) == 50, "pinning")
+    controller.remove_backend("dns", Endpoint(IpProtocol.UDP, tcp("10.0.2.2").address, 53))
+    for number, location in where.items():
+        switch.inject(frame(17, client(number), (_VIP[0], 53)))
+        assert switch.taken()[0][2] == location
 
 
 def test_start_says_what_it_waits_for(program: tuple[Path, Path]) -> None:
