@@ -198,7 +198,10 @@ def become_app(request: dict[str, Any]) -> None:
     os.closerange(3, 900)
     os.closerange(901, os.sysconf("SC_OPEN_MAX"))
     os.umask(0o022)
-    os.execvpe(request["argv"][0], request["argv"], request["env"])
+    try:
+        os.execvpe(request["argv"][0], request["argv"], request["env"])
+    except OSError as ex:
+        raise OSError(f"{request['argv'][0]}: {ex.strerror}") from ex
 
 
 def become_criu(request: dict[str, Any], fd: int) -> None:

@@ -203,7 +203,8 @@ class RouterSteering:
 
     def pairs(self, move: Move) -> list[tuple[Endpoint, Endpoint]]:
         """List old and new location of all that moves."""
-        return list(dict.fromkeys([(m.old, m.new) for m in (*move.listeners, *move.connections)]))
+        pairs = [(m.old, m.new) for m in move.listeners] + [(m.old, m.new) for m in move.connections]
+        return list(dict.fromkeys(pairs))
 
     def prepare(self, move: Move) -> None:
         self.calls.append("prepare")

@@ -12,7 +12,7 @@ import pytest
 from moving import PYTHON, Stage, stage, wait_until
 
 from migration.criu import Criu
-from migration.errors import CriuMissing, MigrationError
+from migration.errors import CriuMissing, LaunchFailed, MigrationError
 from migration.model import Host
 from migration.process import ProcessRuntime
 from migration.report import Outcome
@@ -245,6 +245,17 @@ def test_criu_that_fails_to_dump_is_told(scene: Stage, tmp_path: Path) -> None:
     report = scene.migrator().migrate(app, scene.hosts["C"])
     assert report.outcome is Outcome.REFUSED
     assert "io_uring" in str(report.reason)
+
+
+def test_program_that_cannot_be_started_is_named(scene: Stage) -> None:
+    """A wrong command or folder is one sentence."""
+    log = scene.folder / "none.log"
+    with pytest.raises(
+        LaunchFailed, match="x could not be started on B: /no/such: No such file or directory"
+    ):
+        scene.runtime.launch("x", scene.hosts["B"], ["/no/such"], log)
+    with pytest.raises(LaunchFailed, match="No such file or directory: '/no/folder'"):
+        scene.runtime.launch("x", scene.hosts["B"], ["true"], log, cwd=Path("/no/folder"))
 
 
 def test_programs_end_with_their_keeper(scene: Stage) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,9 +89,49 @@ def test_client_moves(scene: Stage) -> None:
         assert report.outcome is Outcome.COMPLETED, report.reason
         assert report.connections.kept == 8
         seen = json.loads(status.read_text())["replies"]
-        wait_until(lambda seen=seen: json.loads(status.read_text())["replies"] > seen + 50, "replies again")
+        wait_for_more(status, seen)
     assert scene.runtime.terminate(app) == 0
     assert is_clean(json.loads((scene.folder / "client.json").read_text()))
+
+
+def wait_for_more(status: Path, seen: int) -> None:
+    """Wait until a client has had more replies."""
+    wait_until(lambda: json.loads(status.read_text())["replies"] > seen + 50, "replies again")
+
+
+def test_connections_that_open_and_close_all_the_time(scene: Stage) -> None:
+    """Clients that come and go while the server moves are all served: none is refused or reset."""
+    app = scene.serve()
+    stop = threading.Event()
+    served: list[int] = []
+    errors: list[str] = []
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            try:
+                with socket.create_connection(("10.77.2.2", 7000), timeout=10) as sock:
+                    sock.sendall(b"hello")
+                    assert sock.recv(5) == b"hello"
+                served.append(1)
+            except OSError as ex:
+                errors.append(str(ex))
+
+    threads = [
+        threading.Thread(target=in_netns, args=(scene.hosts["A"].pid, come_and_go), daemon=True)
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    migrator = scene.migrator()
+    for number in range(10):
+        report = migrator.migrate(app, scene.hosts["CB"[number % 2]])
+        assert report.outcome is Outcome.COMPLETED, report.reason
+        before = len(served)
+        wait_until(lambda before=before: len(served) > before + 20, "more clients")  # type: ignore[misc]
+    stop.set()
+    for thread in threads:
+        thread.join(15)
+    assert errors == []
 
 
 def test_both_ends_of_a_bulk_stream_move(scene: Stage) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moving import ECHO, PROJECT, stage, wait_until
@@ -29,7 +30,7 @@ def write_journal(folder: Path, *records: str) -> Path:
     """Write a journal that ends after some records."""
     path = folder / "journals" / "one.jsonl"
     journal = Journal(path)
-    facts = {
+    facts: dict[str, dict[str, Any]] = {
         "begin": {
             "id": "one",
             "app": app_to_json(APP),
