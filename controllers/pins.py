@@ -37,12 +37,14 @@ _BATCH = 2048
 
 @dataclass(frozen=True, slots=True)
 class IdleLimits:
-    """After how many silent seconds a pin goes."""
+    """After how many silent seconds a pin goes, and how many there may be."""
 
     tcp: float = 4 * 3600.0
     udp: float = 180.0
     after_fin: float = 30.0
     after_rst: float = 5.0
+    many: int = 120_000
+    """How many pins may stay; the switch has room for 131072."""
 
 
 Locate = Callable[[int], Endpoint | None]
@@ -178,6 +180,10 @@ class Pins:
             if life is not None and packets != life.packets:
                 life.packets, life.seen = packets, now
         over = [key for key, life in self._lives.items() if now - life.seen >= life.limit]
+        if len(self._lives) - len(over) > self._limits.many:
+            # Room for new ones is worth more than connections that have been silent the longest.
+            silent = sorted(self._lives, key=lambda key: self._lives[key].seen)
+            over = list(dict.fromkeys([*over, *silent[: len(self._lives) - self._limits.many]]))
         for start in range(0, len(over), _BATCH):
             await self.remove(over[start : start + _BATCH])
         return len(over)

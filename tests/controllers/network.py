@@ -5,6 +5,7 @@ hN is 10.0.N.N/24 behind port N, its gateway 10.0.N.254 is the switch. Everythin
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -20,7 +21,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from controllers import rows
 from controllers.config import SwitchConfig
@@ -131,7 +132,8 @@ def _host(number: int) -> Iterator[Host]:
     finally:
         process.kill()
         process.wait()
-        with IPRoute() as ip:
+        # The kernel removes the pair itself when the namespace ends; that takes its time.
+        with IPRoute() as ip, contextlib.suppress(NetlinkError):
             for index in ip.link_lookup(ifname=near):
                 ip.link("del", index=index)
 

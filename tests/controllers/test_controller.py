@@ -120,6 +120,25 @@ def test_a_removed_backend_goes_when_its_last_connection_has_ended(
         controller.stop()
 
 
+def test_there_is_an_upper_bound_of_pins(program: tuple[Path, Path], switch: ModelSwitch) -> None:
+    """Beyond it those go that have been silent the longest."""
+    config = controller_config(program, switch.address)
+    object.__setattr__(config.balancer.idle, "many", 10)
+    controller = Controller(config)
+    controller.start(10)
+    try:
+        controller.add_backend("echo", tcp("10.0.2.2"))
+        open_all(switch, controller, 25)
+        for number in range(5):
+            where_now(switch, number)
+        assert controller.call(controller.balancer.pins.age()) == 15
+        left = {connection["source"] for connection in controller.connections()}
+        assert len(left) == 10
+        assert {f"10.0.1.1:{20000 + number}" for number in range(5)} <= left
+    finally:
+        controller.stop()
+
+
 def test_a_backend_can_be_called_by_its_own_address(controller: Controller, switch: ModelSwitch) -> None:
     """The opening is pinned and sent on, and the replies come from that address."""
     controller.add_backend("echo", tcp("10.0.2.2"))

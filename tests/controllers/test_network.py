@@ -86,13 +86,16 @@ def test_a_backend_by_its_own_address(net: Network, controller: Controller) -> N
     with (
         Servers(net, ["h2"]),
         Clients(net, "h1", ("10.0.2.2", 7000)) as direct,
-        Clients(net, "h1", _VIP) as served,
+        Clients(net, "h4", _VIP) as served,
     ):
         direct.open(20)
         served.open(20)
         eventually(lambda: all(t.answers > 10 for t in direct.talks + served.talks), "talking")
         assert direct.broken() + served.broken() == []
-        assert len(controller.connections()) == 40
+        pinned = {(c["source"], c["destination"]) for c in controller.connections()}
+        for talk in direct.talks + served.talks:
+            own, peer = talk.socket.getsockname(), talk.socket.getpeername()
+            assert (f"{own[0]}:{own[1]}", f"{peer[0]}:{peer[1]}") in pinned
 
 
 def test_a_hold_is_airtight_and_loses_nothing(net: Network, controller: Controller) -> None:
