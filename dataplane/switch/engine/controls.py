@@ -311,9 +311,7 @@ class ControlWriter:
                 return [*lines, self._goto(hit)]
             return [*lines, "if (done & HIT)", f"\t{self._goto(hit)}", self._goto(miss)]
         targets = {following.get(action.name, table.base_default_next) for action in row_actions(table)}
-        if targets == {table.base_default_next} or (
-            len(targets) == 1 and table.base_default_next is None and table.default
-        ):
+        if len(targets) == 1 and (table.default or targets == {table.base_default_next}):
             return [*lines, self._goto(next(iter(targets)))]
         lines.append("switch (done & ~HIT) {")
         for action in row_actions(table):

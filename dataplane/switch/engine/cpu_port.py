@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-import threading
 from pathlib import Path
 
 from pyroute2 import IPRoute, NetlinkError
@@ -32,7 +31,6 @@ class CpuPort:
         self.name = f"p4cpu{device_id}"
         self._peer = f"{self.name}p"
         self._mtu = mtu
-        self._lock = threading.Lock()
         self.ifindex = self._make()
         try:
             self._socket = self._open()
@@ -65,7 +63,10 @@ class CpuPort:
         return sock
 
     def send(self, cell: memoryview, front: bytes, frame: bytes) -> None:
-        """Send a frame through the pipeline with its packet-out header beside it; `cell` is where that goes."""
+        """Send a frame through the pipeline with its packet-out header beside it; `cell` is where that goes.
+
+        One at a time: the engine's lock is held.
+        """
         packet = bytearray(frame)
         try:
             offload = segmentation(packet, self._mtu)
@@ -73,15 +74,14 @@ class CpuPort:
             raise BadEntry(f"packet-out refused: {ex}") from ex
         packet.extend(bytes(max(0, ETHERNET_BYTES - len(packet))))
         ethertype = int.from_bytes(packet[12:14], "big")
-        with self._lock:
-            struct.pack_into("=II", cell, 0, len(frame), len(front))
-            cell[8 : 8 + len(front)] = front
-            try:
-                self._socket.sendmsg([offload, packet], [], 0, (self.name, ethertype))
-            except OSError as ex:
-                # ENOBUFS: the program dropped it, or the output port could not take it.
-                if ex.errno != errno.ENOBUFS:
-                    raise PipelineError(f"packet-out failed on {self.name}: {ex.strerror}") from ex
+        struct.pack_into("=II", cell, 0, len(frame), len(front))
+        cell[8 : 8 + len(front)] = front
+        try:
+            self._socket.sendmsg([offload, packet], [], 0, (self.name, ethertype))
+        except OSError as ex:
+            # ENOBUFS: the program dropped it, or the output port could not take it.
+            if ex.errno != errno.ENOBUFS:
+                raise PipelineError(f"packet-out failed on {self.name}: {ex.strerror}") from ex
 
     def close(self) -> None:
         self._socket.close()

@@ -15,11 +15,11 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from dataplane.switch.engine.bmv2 import parse_program
 from dataplane.switch.engine.cells import Cells
 from dataplane.switch.engine.clang import Compiler, default_cache
 from dataplane.switch.engine.cpu_port import CpuPort
 from dataplane.switch.engine.libbpf import EGRESS, INGRESS, Object, TcFilter, VerifierRejected
+from dataplane.switch.engine.reader import parse_program
 from dataplane.switch.engine.running import EbpfPipeline
 from dataplane.switch.engine.source import Options, Source
 from dataplane.switch.engine.verifier import summary
@@ -196,9 +196,11 @@ class EbpfEngine:
 
     def send(self, pipeline: EbpfPipeline, cells: Cells, front: bytes, frame: bytes) -> None:
         """Send a packet-out, if the pipeline is the active one."""
-        if pipeline is not self._active:
-            raise PipelineError("packet-out needs an active pipeline")
-        self._cpu.send(cells.memory, front, frame)
+        with self._lock:  # so that nobody frees the pipeline meanwhile
+            if pipeline is not self._active:
+                raise PipelineError("packet-out needs an active pipeline")
+            with cells.memory as cell:
+                self._cpu.send(cell, front, frame)
 
     def close(self) -> None:
         """Close the pipelines and remove everything that the engine made."""

@@ -71,9 +71,14 @@ class Packer:
             end = slot.offset + slot.size
         self._struct = struct.Struct(form + "x" * (size - end))
         self._order = [(index, slots[index].size if slots[index].big else 0) for index in ordered]
+        self._plain = [index for index, _ in self._order] == list(range(len(slots))) and not any(
+            slot.big for slot in slots
+        )
 
     def pack(self, values: Sequence[int]) -> bytes:
         """Return the bytes; every value must fit its slot."""
+        if self._plain:
+            return self._struct.pack(*values)
         return self._struct.pack(
             *(values[index].to_bytes(big, "big") if big else values[index] for index, big in self._order)
         )

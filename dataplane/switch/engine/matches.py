@@ -43,6 +43,8 @@ def check(table: Table, match: Sequence[Match]) -> tuple[Match, ...]:
 
 
 def _check_one(table: Table, key: Key, match: Match) -> Match:
+    if type(match) is Exact and key.match_type == "exact" and 0 <= match.value < 1 << key.width:
+        return match  # nearly all there are
     name, most = f"{table.name}, match field {key.name}", ones(key.width)
     for value in _values(match):
         if not 0 <= value <= most:
@@ -97,7 +99,7 @@ _CANONICAL = {
 
 def exact_key(layout: KeyLayout, match: Sequence[Match]) -> bytes:
     """Return the key of a row of an exact or lpm table."""
-    values = [_values(one)[0] for one in match]
+    values = [one.value if type(one) is Exact else _values(one)[0] for one in match]
     if layout.lpm is not None:
         slot, one = layout.slots[layout.lpm], match[layout.lpm]
         assert isinstance(one, Lpm)

@@ -32,13 +32,16 @@ INGRESS_PORT = ["standard_metadata", "ingress_port"]
 class ParserTranslator(Translator):
     """Expressions of parser states, which may look ahead."""
 
-    def __init__(self, program: Program, position: Position) -> None:
+    def __init__(self, program: Program, position: Position, front: bool) -> None:
         super().__init__(program, position)
+        self._front = front
         self.prelude: list[str] = []
         self._count = 0
 
     def lookahead(self, offset: int, width: int) -> Expr:
         """Emit the load before the statement, and return the value."""
+        if self._front:
+            refuse(self.position, "lookahead in the part of the parser that reads the packet-out header")
         first, last = offset // 8, (offset + width + 7) // 8
         size = last - first
         if size > 8:
@@ -172,7 +175,7 @@ def _driver(program: Program, order: Iterable[str]) -> str:
 
 
 def _state_function(program: Program, state: State, front: bool) -> str:
-    translator = ParserTranslator(program, state.position)
+    translator = ParserTranslator(program, state.position, front)
     body: list[str] = []
     for op in state.ops:
         lines = _operation(program, translator, op, front)

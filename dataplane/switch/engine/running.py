@@ -143,12 +143,13 @@ class EbpfPipeline:
 
     def _inserts(self, updates: Sequence[Update], start: int) -> list[Update]:
         """Return the inserts into one table that follow each other."""
-        first = updates[start]
+        table = updates[start].table
         run: list[Update] = []
-        if first.table not in self._tables:
+        if table not in self._tables:
             return run
-        for update in updates[start:]:
-            if update.operation is not Operation.INSERT or update.table != first.table:
+        for index in range(start, len(updates)):
+            update = updates[index]
+            if update.operation is not Operation.INSERT or update.table != table:
                 break
             run.append(update)
         return run

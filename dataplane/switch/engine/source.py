@@ -158,9 +158,7 @@ class Source:
         def member(header: Header) -> str:
             return f"\tstruct {struct_name(header)} {identifier(header.name)} __attribute__((aligned(8)));"
 
-        keys = [f"\t\tstruct {self.tables[table.name]}_key" for table in self.program.tables if table.keys]
         size = max((self._writers[t.name].layout.size for t in self.program.tables if t.keys), default=8)
-        del keys
         return "\n".join(
             [
                 "/* a packet on its way; everything up to `raw` is zero at the start */",
