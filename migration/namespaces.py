@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ CLONE_NEWNET = 0x40000000
 # <linux/prctl.h>
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+# A nice value for work that somebody waits for.
+URGENT = -20
 
 T = TypeVar("T")
 
@@ -65,6 +68,22 @@ def enter_host(pid: int) -> None:
     if mnt_fd >= 0:
         setns(mnt_fd, CLONE_NEWNS)
         os.close(mnt_fd)
+
+
+@contextmanager
+def urgency() -> Iterator[None]:
+    """Let the calling thread go ahead of others, as far as that is permitted."""
+    thread = threading.get_native_id()
+    usual = os.getpriority(os.PRIO_PROCESS, thread)
+    try:
+        os.setpriority(os.PRIO_PROCESS, thread, URGENT)
+    except PermissionError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, thread, usual)
 
 
 def in_netns(pid: int, function: Callable[[], T]) -> T:

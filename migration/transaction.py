@@ -26,6 +26,7 @@ from .errors import Cancelled, MigrationError
 from .images import FILES_IMAGE, BadImage, Rewritten, rewrite_files
 from .inet import Address, InetSocket, Relocation, State
 from .journal import Journal, app_to_json, host_to_json, move_to_json
+from .namespaces import urgency
 from .netstat import aborted_connections
 from .preflight import Plan
 from .report import Connections, Event, OnEvent, Outcome, Phase, Report, StepTime
@@ -108,8 +109,9 @@ class Transaction:
             folder=str(self.folder),
         )
         try:
-            for name, action in steps:
-                self.step(name, action)
+            with urgency():
+                for name, action in steps:
+                    self.step(name, action)
             self.report.outcome = Outcome.COMPLETED
         except Exception as ex:
             self.report.reason = reason(ex)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import statistics
 import threading
@@ -16,6 +17,7 @@ from moving import PYTHON, Stage, open_descriptors, says, stage, wait_until
 from apps.echo.client import gap_between
 from migration.namespaces import in_netns
 from migration.report import Event, Outcome, Phase
+from migration.tree import processes
 
 pytestmark = pytest.mark.net
 
@@ -211,6 +213,73 @@ def test_control_arm_without_hold_needs_retransmissions(scene: Stage) -> None:
     result = client.finish()
     assert is_clean(result)
     assert int(result["retransmits"]) > 0
+
+
+FAMILY = r"""
+import os, socket, threading, time
+r, w = os.pipe()
+child = os.fork()
+if child == 0:
+    while True:
+        os.write(1, b"child got " + os.read(r, 100))
+listener = socket.create_server(("0.0.0.0", 7000))
+peer = socket.create_connection(("127.0.0.1", 7000))
+own, _ = listener.accept()
+threading.Thread(target=lambda: [own.sendall(own.recv(100)) for _ in iter(int, 1)], daemon=True).start()
+number = 0
+while True:
+    number += 1
+    peer.sendall(b"%d\n" % number)
+    os.write(w, peer.recv(100))
+    time.sleep(0.02)
+"""
+
+
+def test_family_with_threads_pipe_and_loopback_moves_as_one(scene: Stage) -> None:
+    """Child processes, threads, pipes and connections within the program come along; so does its niceness."""
+    log = scene.folder / "family.log"
+    app = scene.runtime.launch("family", scene.hosts["B"], [PYTHON, "-c", FAMILY], log)
+    wait_until(lambda: says(log, "got 5\n"), "five rounds")
+    usual = os.getpriority(os.PRIO_PROCESS, app.pid)
+    for name in ("C", "B"):
+        report = scene.migrator().migrate(app, scene.hosts[name])
+        assert report.outcome is Outcome.COMPLETED, report.reason
+        lines = len(log.read_text().splitlines())
+        wait_until(lambda lines=lines: len(log.read_text().splitlines()) > lines + 5, "more rounds")  # type: ignore[misc]
+    numbers = [int(line.split()[-1]) for line in log.read_text().splitlines()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert os.getpriority(os.PRIO_PROCESS, app.pid) == usual
+    assert len(processes(app.pid)) == 2
+    scene.runtime.terminate(app)
+
+
+UDP_CLIENT = """
+import socket, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.connect(("10.77.2.2", 7000))
+sock.settimeout(1)
+number = 0
+while True:
+    number += 1
+    sock.send(b"%d" % number)
+    print("got", sock.recv(100).decode(), flush=True)
+    time.sleep(0.02)
+"""
+
+
+def test_datagrams_follow_both_ends(scene: Stage) -> None:
+    """A UDP server and a connected UDP client keep talking when either moves."""
+    server = scene.serve("B", "--udp")
+    log = scene.folder / "udp.log"
+    client = scene.runtime.launch("udp", scene.hosts["A"], [PYTHON, "-c", UDP_CLIENT], log)
+    wait_until(lambda: says(log, "got 5\n"), "five datagrams")
+    for app, name in ((server, "C"), (client, "D"), (server, "B"), (client, "A")):
+        report = scene.migrator().migrate(app, scene.hosts[name])
+        assert report.outcome is Outcome.COMPLETED, report.reason
+        lines = len(log.read_text().splitlines())
+        wait_until(lambda lines=lines: len(log.read_text().splitlines()) > lines + 5, "more datagrams")  # type: ignore[misc]
+    numbers = [int(line.split()[-1]) for line in log.read_text().splitlines()]
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_full_log_and_memory_survive(scene: Stage) -> None:
