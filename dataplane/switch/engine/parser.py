@@ -122,15 +122,18 @@ def front_headers(program: Program, cpu_port: int) -> list[Header]:
     ]
 
 
+def parser_states(program: Program) -> str:
+    """Return the enumeration of the states."""
+    numbers = [f"\tSTATE_{identifier(name)}," for name in _topological(program)]
+    return "\n".join(["enum parser_state {", "\tSTATE_DONE,", *numbers, "};"])
+
+
 def parser_source(program: Program, cpu_port: int) -> str:
-    """Return the C source of the parser."""
+    """Return the C functions of the parser."""
     order = _topological(program)
     front = set(front_states(program, cpu_port))
-    numbers = "\n".join(f"\tSTATE_{identifier(name)}," for name in order)
-    parts = [f"enum parser_state {{\n\tSTATE_DONE,\n{numbers}\n}};"]
-    parts += [_state_function(program, program.states[name], name in front) for name in order]
-    parts.append(_driver(program, order))
-    return "\n\n".join(parts)
+    parts = [_state_function(program, program.states[name], name in front) for name in order]
+    return "\n\n".join([*parts, _driver(program, order)])
 
 
 def _topological(program: Program) -> list[str]:

@@ -12,7 +12,7 @@ from dataplane.switch.engine.controls import ControlWriter, TableWriter
 from dataplane.switch.engine.deparser import deparser_source, emitted, reshapes
 from dataplane.switch.engine.expressions import valid_bit
 from dataplane.switch.engine.names import Names, identifier
-from dataplane.switch.engine.parser import parser_source
+from dataplane.switch.engine.parser import parser_source, parser_states
 from dataplane.switch.engine.wire import struct, struct_name
 
 PACKET_OUT_MARK = 0x70346F75
@@ -60,27 +60,35 @@ class Source:
     @cached_property
     def text(self) -> str:
         """Return the C source."""
-        parts = [
-            f"/* Generated from {self.program.source}. One function per parser state, action and table. */",
+        program, writers = self.program, self._writers.values()
+        head = [
+            f"/* Generated from {program.source}. One function per parser state, action and table. */",
             self._definitions(),
             '#include "p4ferry.h"',
             self._structs(),
             self._maps(),
-            parser_source(self.program, self.options.cpu_port).split("\n\n", 1)[0],
+            parser_states(program),
             '#include "runtime.h"',
+        ]
+        body = [
             "/* ---- parser */",
-            parser_source(self.program, self.options.cpu_port).split("\n\n", 1)[1],
+            parser_source(program, self.options.cpu_port),
             "/* ---- actions */",
-            *self._actions(),
+            *(
+                action_function(program, action, self.actions[action.id])
+                for action in program.actions.values()
+                if action.id in self.actions
+            ),
             "/* ---- tables */",
-            *(writer.function() for writer in self._writers.values()),
+            *(writer.function() for writer in writers),
             "/* ---- controls */",
-            *(self._control(control) for control in (self.program.ingress, self.program.egress)),
+            ControlWriter(program, program.ingress, self._writers).function(),
+            ControlWriter(program, program.egress, self._writers).function(),
             "/* ---- checksums and deparser */",
             *self._verifications(),
-            deparser_source(self.program, self._checksums),
-            self._main(),
+            deparser_source(program, self._checksums),
         ]
+        parts = [*head, *body, self._main("".join(body))]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     @cached_property
@@ -199,18 +207,6 @@ class Source:
     def _array(self, kind: str, array: Array) -> str:
         return f"{kind}({self.arrays[array.name]}, {array.size});  /* {array.position} */"
 
-    def _actions(self) -> list[str]:
-        return [
-            action_function(self.program, action, self.actions[action.id])
-            for action in self.program.actions.values()
-            if action.id in self.actions
-        ]
-
-    def _control(self, control: object) -> str:
-        assert control is self.program.ingress or control is self.program.egress
-        writer = self.program.ingress if control is self.program.ingress else self.program.egress
-        return ControlWriter(self.program, writer, self._writers).function()
-
     def _clear(self) -> list[str]:
         """Return statements that zero the packet struct, in pieces that clang makes stores of."""
         return [
@@ -225,13 +221,13 @@ class Source:
             return []
         return [f"p->standard_metadata.{name} = {value};"]
 
-    def _uses(self, name: str) -> bool:
-        return f"standard_metadata.{name}" in "".join(self._actions()) or any(
-            f"standard_metadata.{name}" in writer.function() for writer in self._writers.values()
-        )
+    def _main(self, rest: str) -> str:
+        """Return the program itself; `rest` tells what of the standard metadata is used at all."""
 
-    def _main(self) -> str:
-        now = "bpf_ktime_get_ns() / 1000"
+        def timestamp(name: str) -> list[str]:
+            used = f"standard_metadata.{name}" in rest
+            return self._standard(name, "bpf_ktime_get_ns() / 1000") if used else []
+
         body = [
             "struct packet *p = bpf_map_lookup_elem(&p4_scratch, &(u32){ 0 });",
             "",
@@ -241,11 +237,7 @@ class Source:
             "if (!arrive(skb, p))",
             "\treturn TC_ACT_OK;",
             *self._standard("packet_length", "p->length + p->front_length"),
-            *(
-                self._standard("ingress_global_timestamp", now)
-                if self._uses("ingress_global_timestamp")
-                else []
-            ),
+            *timestamp("ingress_global_timestamp"),
             "",
             "parse(skb, p);",
             *self._standard("parser_error", "p->error"),
@@ -257,11 +249,7 @@ class Source:
             "p->standard_metadata.egress_port = p->standard_metadata.egress_spec;",
             "p->standard_metadata.egress_spec = 0;",
             "p->exited = 0;",
-            *(
-                self._standard("egress_global_timestamp", now)
-                if self._uses("egress_global_timestamp")
-                else []
-            ),
+            *timestamp("egress_global_timestamp"),
             "control_egress(skb, p);",
             "if (p->standard_metadata.egress_spec == DROP_PORT)",
             "\treturn TC_ACT_SHOT;",

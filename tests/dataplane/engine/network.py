@@ -66,7 +66,7 @@ class Cable:
                 frame, address = self.socket.recvfrom(1 << 18)
             except TimeoutError:
                 return None
-            if address[2] != socket.PACKET_OUTGOING:  # type: ignore[attr-defined]
+            if address[2] != socket.PACKET_OUTGOING:
                 return frame
         return None
 
