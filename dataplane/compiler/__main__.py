@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
         options.undefines,
         None if "" in options.Wdisable else disabled,
         options.Werror,
+        max(1, options.maxErrorCount),
     )
     if options.preprocess_only:
         return print_preprocessed(options, read)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import ir
 from .bmv2 import to_json
 from .checker import Checker
-from .errors import Abort, CompileError, Diagnostics
+from .errors import MAX_ERRORS, Abort, CompileError, Diagnostics
 from .lexer import Token
 from .midend import lower_program
 from .parser import Parser
@@ -51,6 +51,7 @@ class Options:
     undefines: Sequence[str] = ()
     disabled_warnings: frozenset[str] | None = frozenset()
     warnings_are_errors: bool = False
+    max_errors: int = MAX_ERRORS
 
 
 def read_program(path: Path) -> str:
@@ -72,6 +73,7 @@ def preprocess(path: Path, options: Options) -> tuple[list[Token], Diagnostics]:
         None if options.disabled_warnings is None else set(options.disabled_warnings)
     )
     diagnostics.warnings_are_errors = options.warnings_are_errors
+    diagnostics.max_errors = options.max_errors
     preprocessor = Preprocessor(sources, diagnostics, options.include_dirs)
     tokens = preprocessor.run(path, text, options.undefines, options.defines)
     return tokens, diagnostics

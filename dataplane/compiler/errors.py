@@ -42,6 +42,7 @@ class Diagnostics:
         self.messages: list[Diagnostic] = []
         self.disabled_warnings: set[str] | None = set()
         self.warnings_are_errors = False
+        self.max_errors = MAX_ERRORS
 
     @property
     def error_count(self) -> int:
@@ -51,7 +52,7 @@ class Diagnostics:
     def error(self, message: str, pos: int | None, end: int | None = None) -> None:
         """Report an error and go on."""
         self._add("error", message, pos, end)
-        if self.error_count >= MAX_ERRORS:
+        if self.error_count >= self.max_errors:
             raise CompileError(self.render())
 
     def failure(self, message: str, pos: int | None, end: int | None = None) -> Abort:

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from .errors import MAX_ERRORS
+
 VERSION = "0.1.0"
 FORMATS = ("text", "binary", "json")
 SUFFIXES = {
@@ -27,6 +29,7 @@ REFUSED = {
     "--dump": "dumping the compiler's passes",
     "--parser-inline-opt": "inlining parsers in p4c's other way",
     "--loopsUnroll": "unrolling loops",
+    "--ndebug": "leaving assert and assume out",
 }
 
 
@@ -110,7 +113,6 @@ def build_parser() -> Parser:
         help="accepted and ignored: this compiler writes no trace",
     )
     add("-v", action="count", dest="verbose", help="accepted and ignored")
-    add("--ndebug", action="store_true", help="leave assert and assume out")
     add(
         "--Wwarn",
         nargs="?",
@@ -118,7 +120,9 @@ def build_parser() -> Parser:
         default=[],
         help="accepted: warnings are shown unless --Wdisable says otherwise",
     )
-    add("--maxErrorCount", type=int, default=20, metavar="N", help="accepted; at most 20 errors are shown")
+    add(
+        "--maxErrorCount", type=int, default=MAX_ERRORS, metavar="N", help="stop after N errors (default: 20)"
+    )
     add("--version", action="store_true", help="print the version and stop")
     for option, what in REFUSED.items():
         add(

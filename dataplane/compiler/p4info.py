@@ -225,7 +225,8 @@ class P4InfoWriter:
         assert action.decl is not None
         made = self.info.actions.add()
         self.preamble(made, Prefix.ACTION, action.name, action.decl.annotations)
-        params = action.decl.params
+        # What has a direction is bound by the program; the control plane gives the rest.
+        params = [param for param in action.decl.params if not param.direction]
         for number, param in zip(field_ids([p.annotations for p in params]), params, strict=True):
             shown = made.params.add()
             shown.id = number

@@ -33,6 +33,13 @@ class TableChecker(StatementChecker):
         if table.default_action is not None:
             self.complete_call(table, table.default_action, listed, scope, "default_action")
         if table.entries is not None:
+            if not table.entries_are_const:
+                self.diagnostics.error(
+                    f"table '{table.name}': 'entries' that can be changed are not supported "
+                    "(BMv2 makes such a table immutable); write 'const entries'",
+                    table.pos,
+                    table.end,
+                )
             kinds = [key.expr.type for key in table.keys]
             for entry in table.entries:
                 self.entry(table, entry, kinds, listed, scope)

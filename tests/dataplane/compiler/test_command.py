@@ -166,6 +166,8 @@ def test_errors_and_warnings_on_stderr(tmp_path: Path, capsys: pytest.CaptureFix
     path.write_text(source(apply="meta.a = nope; meta.b = nope2;"))
     assert main([str(path)]) == 1
     assert capsys.readouterr().err.endswith("2 error(s)\n")
+    assert main([str(path), "--maxErrorCount", "1"]) == 1
+    assert capsys.readouterr().err.endswith("1 error(s)\n")
 
 
 def test_cold_start_is_fast(tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dataplane.compiler import CompileError, compile_program
 
 from .skeleton import Workbench, source
+from .test_p4info import LOCAL
 
 
 def messages(bench: Workbench, **parts: str) -> list[str]:
@@ -137,6 +142,8 @@ def test_statements(bench: Workbench, apply: str, message: str) -> None:
          "action 'NoAction' is @defaultonly"),
         ("table x { key = { meta.a: lpm; } actions = { NoAction; } const entries = { 1 &&& 5: NoAction(); } }",
          "0x5 is not a prefix mask"),
+        ("table x { key = { meta.a: exact; } actions = { NoAction; } entries = { 1: NoAction(); } }",
+         "table 'x': 'entries' that can be changed are not supported"),
         ("counter(8) c;", "extern 'counter' takes 2 constructor argument(s), 1 given"),
         ("counter(meta.big, CounterType.bytes) c;", "argument 'size' of 'counter' must be known at compile time"),
         ("register<headers_t>(8) r;", "registers of headers_t are not supported"),
@@ -259,5 +266,21 @@ def test_cut_programs_never_crash(bench: Workbench, cut: int) -> None:
     )
     try:
         bench.compile_text(text[: min(cut, len(text) - 3)])
+    except CompileError as ex:
+        assert ": error: " in str(ex)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_mangled_programs_never_crash(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """A word taken out, doubled or replaced by another gives a program or a message, never another exception."""
+    bench = Workbench(tmp_path_factory.mktemp("p4"))
+    text = source(local=LOCAL, apply="hits.count(1); route.apply(); fixed.apply();")
+    words = list(re.finditer(r"\w+|[^\w\s]", text))
+    victim, other = data.draw(st.sampled_from(words)), data.draw(st.sampled_from(words))
+    replacement = data.draw(st.sampled_from(["", other.group(), f"{victim.group()} {other.group()}"]))
+    try:
+        compiled = bench.compile_text(text[: victim.start()] + replacement + text[victim.end() :])
+        assert compiled.p4info.pkg_info.arch == "v1model"
     except CompileError as ex:
         assert ": error: " in str(ex)

@@ -20,6 +20,8 @@ from .skeleton import FIELDS, METADATA, Workbench
     [
         (Prefix.ACTION, "NoAction", 21257015),
         (Prefix.ACTION, "nop", 28485346),
+        (Prefix.ACTION, "MyIngress.drop", 25652968),
+        (Prefix.ACTION, "MyIngress.forward", 29683729),
         (Prefix.ACTION, "ingress._drop", 19344232),
         (Prefix.ACTION, "egress._drop", 25850727),
         (Prefix.ACTION, "FabricIngress.filtering.deny", 17164167),
@@ -232,3 +234,25 @@ def test_contradicting_ids(bench: Workbench, local: str, message: str) -> None:
     compiled = bench.compile(local=local, apply="t.apply();")
     with pytest.raises(CompileError, match=message):
         _ = compiled.p4info
+
+
+def test_name_of_a_control(bench: Workbench) -> None:
+    """@name on a control is the prefix of all its names, as in p4c."""
+    from .skeleton import source
+
+    text = source(local="table t { actions = { NoAction; } }", apply="t.apply();")
+    text = text.replace("control C(", '@name("Ingress") control C(')
+    compiled = bench.compile_text(text)
+    assert compiled.p4info.tables[0].preamble.name == "Ingress.t"
+    assert compiled.bmv2_json["pipelines"][0]["tables"][0]["name"] == "Ingress.t"
+
+
+def test_directed_parameters_are_not_the_control_planes(bench: Workbench) -> None:
+    """Only parameters without a direction are in P4Info."""
+    info = bench.compile(
+        local="action a(in bit<8> x, bit<9> p) { meta.a = x; std.egress_spec = p; }"
+        " table t { key = { meta.wide: exact; } actions = { a(meta.b); } }",
+        apply="t.apply();",
+    ).p4info
+    action = next(a for a in info.actions if a.preamble.name == "C.a")
+    assert [p.name for p in action.params] == ["p"]
