@@ -260,12 +260,13 @@ class SwitchSteering:
     async def _send_on(self, hold: int) -> None:
         """Empty a queue while its hold still stands, so that what comes meanwhile queues behind.
 
-        A busy program's packets never cease to come: after a few rounds the rest is what came within one barrier.
+        A busy program's packets never cease to come: when they do not become fewer, going on only delays them.
         """
         for _ in range(_RELEASE_ROUNDS):
-            await self._resend(hold)
+            sent = await self._resend(hold)
             await self._balancer.link.barrier()
-            if not self._balancer.receiver.holds.get(hold):
+            left = len(self._balancer.receiver.holds.get(hold, ()))
+            if left == 0 or left * 2 > sent:
                 return
 
     async def _resend(self, hold: int) -> int:

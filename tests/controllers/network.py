@@ -30,6 +30,8 @@ from controllers.rows import Row
 
 CHECKOUT = Path(__file__).parents[2]
 PREFIX = "ctlt"
+DEVICE_ID = 4242
+"""Not one that other switches on this machine have: the name of the CPU port is made of it."""
 _CLONE_NEWNET = 0x40000000
 _T = TypeVar("_T")
 
@@ -110,7 +112,7 @@ def network(folder: Path, hosts: int = 4) -> Iterator[Network]:
         info, program = compile_program(folder)
         process, address = stack.enter_context(_switch([f"{n}@{PREFIX}-s{n}" for n in range(1, hosts + 1)]))
         all_rows = tuple(row for n in range(1, hosts + 1) for row in _rows(n))
-        config = SwitchConfig(1, "s1", address, info, program, master=True, rows=all_rows)
+        config = SwitchConfig(DEVICE_ID, "s1", address, info, program, master=True, rows=all_rows)
         yield Network(made, config, process)
 
 
@@ -163,7 +165,8 @@ def _switch(ports: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     read, write = os.pipe()
     interfaces = [word for port in ports for word in ("-i", port)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "dataplane.switch", "--no-p4", "--device-id", "1", *interfaces, "--ready-fd", str(write),
+        [sys.executable, "-m", "dataplane.switch", "--no-p4", "--device-id", str(DEVICE_ID), *interfaces,
+         "--ready-fd", str(write),
          "--exit-with-parent", "--log-console", "--", "--grpc-server-addr", "127.0.0.1:0", "--cpu-port", "255"],
         cwd=CHECKOUT, pass_fds=[write], stdin=subprocess.DEVNULL,
     )  # fmt: skip
