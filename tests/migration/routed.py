@@ -39,6 +39,7 @@ table ip steering {
         ip protocol tcp tcp dport set ip protocol . ip daddr . th dport map @to_port
         ip daddr set ip protocol . ip daddr . th dport map @to_address
         ip saddr set ip protocol . ip saddr . th sport map @as_address
+        ip protocol tcp tcp sport set ip protocol . ip saddr . th sport map @as_port
     }
 }
 """
@@ -217,6 +218,9 @@ class RouterSteering:
             who = self.identity(old)
             if who != new:
                 commands += f"add element ip steering as_address {{ {key(new)} : {who.address} }}\n"
+            if who.port != new.port:
+                half = Endpoint(who.protocol, who.address, new.port)
+                commands += f"add element ip steering as_port {{ {key(half)} : {who.port} }}\n"
         if commands:
             self._nft(commands)
 
@@ -260,8 +264,7 @@ class RouterSteering:
             who = self.identity(old)
             commands += self._forget(who)
             if who != new:
-                commands += f"add element ip steering to_address {{ {key(who)} : {new.address} }}\n"
-                self.location[who] = new
+                commands += self._place(who, new)
         if commands:
             self._nft(commands)
         self.refuse("switch_over")
@@ -269,8 +272,21 @@ class RouterSteering:
     def _forget(self, who: Endpoint) -> str:
         if who not in self.location:
             return ""
-        del self.location[who]
-        return f"delete element ip steering to_address {{ {key(who)} }}\n"
+        where = self.location.pop(who)
+        half = Endpoint(who.protocol, who.address, where.port)
+        commands = f"delete element ip steering to_address {{ {key(half)} }}\n"
+        if where.port != who.port:
+            commands += f"delete element ip steering to_port {{ {key(who)} }}\n"
+        return commands
+
+    def _place(self, who: Endpoint, where: Endpoint) -> str:
+        self.location[who] = where
+        # The port is looked up first, by the identity; then the address, by the identity's with the new port.
+        half = Endpoint(who.protocol, who.address, where.port)
+        commands = f"add element ip steering to_address {{ {key(half)} : {where.address} }}\n"
+        if where.port != who.port:
+            commands += f"add element ip steering to_port {{ {key(who)} : {where.port} }}\n"
+        return commands
 
     def release(self, move: Move) -> HeldStats:
         self.calls.append("release")
@@ -295,8 +311,7 @@ class RouterSteering:
             who = self.identity(new)
             commands += self._forget(who)
             if who != old:
-                commands += f"add element ip steering to_address {{ {key(who)} : {old.address} }}\n"
-                self.location[who] = old
+                commands += self._place(who, old)
         if commands:
             self._nft(commands)
 

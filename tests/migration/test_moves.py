@@ -282,6 +282,40 @@ def test_datagrams_follow_both_ends(scene: Stage) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+TCP_CLIENT = """
+import socket, time
+sock = socket.create_connection(("10.77.2.2", 7000), source_address=("", 45000))
+number = 0
+while True:
+    number += 1
+    sock.sendall(b"%d" % number)
+    print("got", sock.recv(100).decode(), flush=True)
+    time.sleep(0.02)
+"""
+
+
+def test_connection_whose_port_is_taken_gets_another(scene: Stage) -> None:
+    """Two clients with the same local port meet on one host: the newcomer's port changes, its peer sees the old one."""
+    scene.serve("B")
+    logs = {name: scene.folder / f"{name}.log" for name in "AD"}
+    clients = [
+        scene.runtime.launch(name, scene.hosts[name], [PYTHON, "-c", TCP_CLIENT], log)
+        for name, log in logs.items()
+    ]
+    wait_until(lambda: all(says(log, "got 5") for log in logs.values()), "five replies each")
+    for name in ("D", "A"):
+        report = scene.migrator().migrate(clients[0], scene.hosts[name])
+        assert report.outcome is Outcome.COMPLETED, report.reason
+        [sock] = scene.runtime.sockets(clients[0])
+        assert sock.local_port != 45000
+        for log in logs.values():
+            lines = len(log.read_text().splitlines())
+            wait_until(lambda log=log, lines=lines: len(log.read_text().splitlines()) > lines + 5, "more")  # type: ignore[misc]
+    for log in logs.values():
+        numbers = [int(line.split()[-1]) for line in log.read_text().splitlines()]
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
 def test_full_log_and_memory_survive(scene: Stage) -> None:
     """A counter goes on counting from where it was, into the same log."""
     log = scene.folder / "counter.log"
