@@ -31,7 +31,9 @@ def main(arguments: Sequence[str]) -> dict[str, object]:
         client = ["nsenter", "--target", str(net.host("h1").pid), "--net"]
         yardstick = ["ip", "netns", "exec", CLIENT]
         with subprocess.Popen(
-            ["ip", "netns", "exec", SERVER, "iperf3", "-s", "-p", str(PORT)], stdout=subprocess.DEVNULL
+            ["ip", "netns", "exec", SERVER, "iperf3", "-s", "-p", str(PORT)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         ) as server:
             try:
                 for _ in range(options.runs):

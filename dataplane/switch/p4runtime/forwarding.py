@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from finsy.proto import p4r
+from google.protobuf.message import Message
 
 from dataplane.switch.p4runtime import arrays, reads
 from dataplane.switch.p4runtime.digests import Digests
@@ -165,6 +166,8 @@ class Forwarding:
                 return self.digests.read(request.digest_entry)
             case None:
                 raise invalid("the request names no entity")
+            case kind if kind in NOT_OFFERED and _selects_all(getattr(request, kind)):
+                return iter(())  # nobody can have made any; finsy's delete_all asks for them
             case kind:
                 raise unimplemented(f"{NOT_OFFERED.get(kind, kind)} are not offered by this switch")
 
@@ -227,3 +230,8 @@ def _adopting(entity: p4r.Entity) -> p4r.Update | None:
         case "counter_entry" | "register_entry":
             return p4r.Update(type=p4r.Update.MODIFY, entity=entity)
     return p4r.Update(type=p4r.Update.INSERT, entity=entity)
+
+
+def _selects_all(request: Message) -> bool:
+    """Say whether a read sets no field, so that it asks for every entity of its kind."""
+    return all(isinstance(value, Message) and _selects_all(value) for _, value in request.ListFields())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import finsy
 
 from tests.dataplane.p4runtime import programs
 from tests.dataplane.p4runtime.conftest import ModelSwitch
@@ -39,3 +42,24 @@ def test_ten_lines_of_finsy(switch: ModelSwitch, tmp_path: Path) -> None:
     assert "acl" in printed
     assert "P4TableEntry(table_id='exact'" in printed
     assert len(switch.engine.running.tables["Ingress.exact"]) == 1
+
+
+def test_finsys_delete_all(switch: ModelSwitch, tmp_path: Path) -> None:
+    """It also asks for entities that this switch never has: there are none, which is no error."""
+    (tmp_path / "p4info.txt").write_text(str(programs.p4info()))
+    (tmp_path / "program.json").write_bytes(programs.device_config())
+
+    async def fill_and_empty() -> tuple[int, int]:
+        options = finsy.SwitchOptions(
+            p4info=tmp_path / "p4info.txt", p4blob=tmp_path / "program.json", device_id=7
+        )
+        async with finsy.Switch("sw", switch.address, options) as client:
+            match = finsy.P4TableMatch({"port": 1, "address": 2})
+            await client.insert(
+                [finsy.P4TableEntry("exact", match=match, action=finsy.P4TableAction("drop"))]
+            )
+            before = len(switch.engine.running.tables["Ingress.exact"])
+            await client.delete_all()
+            return before, len(switch.engine.running.tables["Ingress.exact"])
+
+    assert asyncio.run(fill_and_empty()) == (1, 0)
