@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataplane.switch.engine.bmv2 import Action, Json, Position, Program, hexstr, refuse
 from dataplane.switch.engine.expressions import Kind, Translator, valid_bit
 from dataplane.switch.engine.hashing import feed
-from dataplane.switch.engine.names import container, declare, identifier, is_wide
+from dataplane.switch.engine.names import container, declare, global_identifier, identifier, is_wide
 
 log = logging.getLogger(__name__)
 
@@ -94,20 +94,23 @@ class Primitives:
     def count(self, parameters: list[Json]) -> list[str]:
         array = self.program.counters[parameters[0]["value"]]
         index = self.t.value(parameters[1]).operand
-        return [f"count(p, bpf_map_lookup_elem(&{identifier(array.name)}, &(u32){{{index}}}));"]
+        return [f"count(p, bpf_map_lookup_elem(&{global_identifier(array.name)}, &(u32){{{index}}}));"]
 
     def register_read(self, parameters: list[Json]) -> list[str]:
         array = self.program.registers[parameters[1]["value"]]
         index = self.t.value(parameters[2]).operand
         lines = self._store(parameters[0], "cell ? *cell : 0")
-        return [f"u64 *cell = bpf_map_lookup_elem(&{identifier(array.name)}, &(u32){{{index}}});", *lines]
+        return [
+            f"u64 *cell = bpf_map_lookup_elem(&{global_identifier(array.name)}, &(u32){{{index}}});",
+            *lines,
+        ]
 
     def register_write(self, parameters: list[Json]) -> list[str]:
         array = self.program.registers[parameters[0]["value"]]
         index, value = self.t.value(parameters[1]).operand, self.t.value(parameters[2])
         mask = (1 << array.width) - 1
         return [
-            f"u64 *cell = bpf_map_lookup_elem(&{identifier(array.name)}, &(u32){{{index}}});",
+            f"u64 *cell = bpf_map_lookup_elem(&{global_identifier(array.name)}, &(u32){{{index}}});",
             "if (cell)",
             f"\t*cell = {value.operand} & {mask:#x}ULL;",
         ]

@@ -31,6 +31,14 @@ MAX_PORT = 510
 """Port numbers have 9 bits; the highest usually means "drop"."""
 
 
+def _exists(ifindex: int) -> bool:
+    try:
+        socket.if_indextoname(ifindex)
+    except OSError:
+        return False
+    return True
+
+
 class _Port:
     """A port, and our filter on its interface."""
 
@@ -170,6 +178,9 @@ class EbpfEngine:
             done: list[_Port] = []
             try:
                 for number, port in self._ports.items():
+                    if not _exists(port.ifindex):
+                        log.warning("port %d: the interface %s is gone", number, port.interface)
+                        continue
                     self._attach(number, port, pipeline)
                     done.append(port)
             except PipelineError:

@@ -13,6 +13,7 @@ _KEYWORDS = frozenset(
     auto bool break case char const continue default do double else enum extern float for goto if inline int long
     register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
     u8 u16 u32 u64 s32 s64 skb valid changed extracted offset length key where raw out error exited gap checksums
+    front_offset front_length tag_bytes zero prefix_length mask_number
     """.split()  # noqa: SIM905 (a list of words reads better than forty literals)
 )
 
@@ -23,6 +24,22 @@ def identifier(name: str) -> str:
     if text[0].isdigit():
         text = f"_{text}"
     return f"{text}_" if text in _KEYWORDS else text
+
+
+_GLOBAL = frozenset(
+    """
+    count extract extract_front advance look_ahead too_short lost parse deparse reshape resize send_to arrive
+    restore_tags packet_in fold difference saturate saturate_signed sign_extend shift_left shift_right
+    shift_right_signed random_between same_bytes sum_words sum_bytes p4ferry control_ingress control_egress
+    """.split()  # noqa: SIM905
+)
+"""Functions that every generated program has."""
+
+
+def global_identifier(name: str) -> str:
+    """Turn the name of an action, table or array into a C identifier that no function of ours has."""
+    text = identifier(name)
+    return f"{text}_" if text in _GLOBAL else text
 
 
 def container(width: int) -> int:
@@ -58,7 +75,7 @@ class Names:
 
     def unique(self, name: str) -> str:
         """Return the identifier of `name`, numbered if it is taken."""
-        base = identifier(name)
+        base = global_identifier(name)
         candidate, number = base, 2
         while candidate in self._taken:
             candidate, number = f"{base}_{number}", number + 1

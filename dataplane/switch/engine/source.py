@@ -11,7 +11,7 @@ from dataplane.switch.engine.checksums import ChecksumWriter
 from dataplane.switch.engine.controls import ControlWriter, TableWriter
 from dataplane.switch.engine.deparser import deparser_source, emitted, reshapes
 from dataplane.switch.engine.expressions import valid_bit
-from dataplane.switch.engine.names import Names, identifier
+from dataplane.switch.engine.names import Names, global_identifier, identifier
 from dataplane.switch.engine.parser import parser_source, parser_states
 from dataplane.switch.engine.wire import struct, struct_name
 
@@ -40,7 +40,7 @@ class Source:
             action.id: names.unique(action.name) for action in program.actions.values() if action.id in used
         }
         self.tables = {table.name: names.unique(table.name) for table in program.tables}
-        self.arrays = {name: identifier(name) for name in (*program.counters, *program.registers)}
+        self.arrays = {name: global_identifier(name) for name in (*program.counters, *program.registers)}
         self._writers = {
             table.name: TableWriter(program, table, self.tables[table.name], self.actions)
             for table in program.tables

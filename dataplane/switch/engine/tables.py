@@ -139,7 +139,7 @@ class TableRows:
         cells = self._counters().read_all()
         return {
             (row.entry.match, row.entry.priority): counter_value(cells[row.counter])
-            for row in self.rows.values()
+            for row in list(self.rows.values())
         }
 
     def set_counter(self, entry: TableEntry, value: CounterValue) -> None:

@@ -163,15 +163,50 @@ def test_after_a_kill(cache: Path) -> None:
 
 
 @pytest.mark.net
-def test_failed_activation_leaves_the_old_pipeline(lab: Lab) -> None:
-    pipeline = lab.run(build.nat())
-    insert(pipeline, "Ingress.nat", [Exact(ip("10.0.0.2")), Exact(1)], "Ingress.rewrite", 2, 1, 2, 3, 4, 5)
+def test_activation_passes_over_a_port_that_is_gone(lab: Lab) -> None:
     with IPRoute() as ip_:
         ip_.link("del", index=ip_.link_lookup(ifname="sw3")[0])
-    with pytest.raises(PipelineError, match="port 3: cannot attach to sw3"):
-        lab.engine.load(build.forwarder()).activate()
+    pipeline = lab.run(build.nat())
+    insert(pipeline, "Ingress.nat", [Exact(ip("10.0.0.2")), Exact(1)], "Ingress.rewrite", 2, 1, 2, 3, 4, 5)
     lab.cables[1].send(bytes(tcp()))
     assert lab.cables[2].receive() is not None
+    lab.engine.remove_port(3)
+
+
+@pytest.mark.net
+def test_failed_activation_leaves_the_old_pipeline(lab: Lab) -> None:
+    """A program that cannot be attached (its descriptor is closed) changes nothing on any port."""
+    pipeline = lab.run(build.nat())
+    insert(pipeline, "Ingress.nat", [Exact(ip("10.0.0.2")), Exact(1)], "Ingress.rewrite", 2, 1, 2, 3, 4, 5)
+    broken = lab.engine.load(build.forwarder())
+    descriptor, broken.object.program_fd = broken.object.program_fd, -1
+    with pytest.raises(PipelineError, match="cannot attach to"):
+        broken.activate()
+    broken.object.program_fd = descriptor
+    lab.cables[1].send(bytes(tcp()))
+    assert lab.cables[2].receive() is not None
+
+
+def test_any_name_may_be_used() -> None:
+    """Names of C's and of our own functions are names like any other in P4."""
+    b = Builder([("int", 8), ("default", 8), ("length", 8), ("valid", 8)])
+    b.header("packet", [("raw", 8), ("key", 8), ("static", 8), ("u64", 8)])
+    b.header("raw", [("while", 8)])
+    b.state("start", "packet", select=["packet.key"], cases=[("0x01", "switch")])
+    b.state("switch", "raw")
+    b.root["register_arrays"].append({"name": "extract", "id": 0, "size": 1, "bitwidth": 8})
+    cell = {"type": "register_array", "value": "extract"}
+    names = ("count", "send_to", "int", "Ingress.a", "Ingress_a")
+    actions = [
+        b.action(name, [("register", 8)], primitive("register_write", cell, build.expr(0), build.expr("$0")))
+        for name in names
+    ]
+    b.start(
+        b.table(
+            "parse", [("packet.u64", "exact"), ("scalars.default", "exact")], actions, actions[0], data=[1]
+        )
+    )
+    assert Compiler(Path("/nonexistent")).compile(generate(b.json()))
 
 
 # ---- VLAN tags
