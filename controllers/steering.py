@@ -244,7 +244,8 @@ class SwitchSteering:
         stats = HeldStats()
         for hold in ids:
             await self._balancer.link.barrier()
-            await self._resend(hold)
+            if await self._resend(hold):
+                await self._balancer.link.barrier()
             queue = self._balancer.receiver.holds.pop(hold, None)
             if queue is not None:
                 stats = _sum(stats, HeldStats(queue.packets, queue.bytes, queue.dropped))
@@ -266,7 +267,7 @@ class SwitchSteering:
             sent = await self._resend(hold)
             await self._balancer.link.barrier()
             left = len(self._balancer.receiver.holds.get(hold, ()))
-            if left == 0 or left * 2 > sent:
+            if left == 0 or left * 2 > sent > 0:
                 return
 
     async def _resend(self, hold: int) -> int:
