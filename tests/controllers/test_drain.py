@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -27,8 +29,6 @@ def test_a_flush_visits_every_cpu_and_comes_back() -> None:
 
 def test_a_host_that_is_gone_is_named() -> None:
     """Opening a tap at a host without a process says so."""
-    from ipaddress import IPv4Address
-
     drainer = Drainer()
     gone = Host("h2", 2**22 + 1, IPv4Address("10.0.2.2"), "", "s1", 2)
     with pytest.raises(SteeringError, match="cannot listen in the network of h2: No such file"):
@@ -56,8 +56,6 @@ def test_a_tap_sees_markers_only() -> None:
 
 
 def _send(frame: bytes) -> None:
-    import socket
-
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind(("lo", 0))
         raw.send(frame)
