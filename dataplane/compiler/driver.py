@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ class Compiled:
     program: ir.Program = field(repr=False)
     diagnostics: Diagnostics = field(repr=False)
 
-    @property
+    @cached_property
     def p4info(self) -> p4i.P4Info:
         """Return the P4Info (protobuf is only imported for it)."""
         from .p4info import to_p4info

@@ -7,15 +7,15 @@ from ..lexer import parse_integer
 from .base import Backtrack, ParserBase
 
 BASE_TYPES = frozenset(["bool", "error", "bit", "int", "varbit", "void", "string", "match_kind"])
-# P4_16 appendix: precedence, lowest first; comparisons bind tighter than `&` as in the specification's grammar.
+# Lowest first. P4_16 section 8 ("Expressions"): as in C, except that & | ^ bind tighter than comparisons.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("||",),
     ("&&",),
+    ("==", "!="),
+    ("<", ">", "<=", ">="),
     ("|",),
     ("^",),
     ("&",),
-    ("==", "!="),
-    ("<", ">", "<=", ">="),
     ("<<", ">>"),
     ("++", "+", "-", "|+|", "|-|"),
     ("*", "/", "%"),

@@ -93,6 +93,13 @@ def test_concatenation(left: int, left_width: int, right: int, right_width: int)
         ("true && 3 > 2 ? 8w1 : 2", "0x01"),
         ("8w250 |+| 10", "0xff"),
         ("(bit<8>)X * 2", "0x14"),
+        ("8w6 & 3 == 2 ? 8w1 : 0", "0x01"),
+        ("8w1 | 2 < 4 ? 8w1 : 0", "0x01"),
+        ("8w1 | 2 ^ 3 & 6", "0x01"),
+        ("8w1 + 2 << 1 & 0xff", "0x06"),
+        ("8w7 - 2 - 1", "0x04"),
+        ("4w1 ++ 4w2 + 1 == 0x13 ? 8w1 : 0", "0x01"),
+        ("-8w1 >> 4", "0x0f"),
     ],
 )
 def test_constants_in_programs(bench: Workbench, expression: str, value: str) -> None:
