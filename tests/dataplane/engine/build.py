@@ -427,7 +427,11 @@ def controller() -> bytes:
         state["id"] = id_
     drop_ = b.action("Ingress.drop", (), drop())
     forward = b.action(
-        "Ingress.forward", [("port", 9), ("dst", 32)], assign(EGRESS_SPEC, "$0"), assign("ipv4.dst", "$1")
+        "Ingress.forward",
+        [("port", 9), ("src", 32), ("dst", 32)],
+        assign(EGRESS_SPEC, "$0"),
+        assign("ipv4.src", "$1"),
+        assign("ipv4.dst", "$2"),
     )
     punt = b.action(
         "Ingress.punt",

@@ -7,12 +7,14 @@ import struct
 import threading
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from dataplane.switch.engine import offload
-from dataplane.switch.pipeline import CounterValue, Exact, Ternary
+from dataplane.switch.pipeline import ActionCall, CounterValue, Exact, Operation, TableEntry, Ternary, Update
 from tests.dataplane.engine import build
 from tests.dataplane.engine.conftest import Lab, insert
 
@@ -93,6 +95,47 @@ def test_corrupt_stays_corrupt(lab: Lab) -> None:
     assert (Ether(frame)[IP].chksum - fresh[IP].chksum) % 0xFFFF == 1
 
 
+WORDS = st.one_of(st.sampled_from([0, 1, 0xFFFE, 0xFFFF]), st.integers(0, 0xFFFF))
+ADDRESSES = st.one_of(st.sampled_from([0, 0xFFFF, 0xFFFF0000, 0xFFFFFFFF]), st.integers(0, 0xFFFFFFFF))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    layer=st.sampled_from([TCP, UDP]),
+    payload=st.binary(max_size=40),
+    change=st.tuples(ADDRESSES, ADDRESSES, WORDS, WORDS),
+    errors=st.tuples(st.integers(0, 0xFFFE), st.integers(0, 0xFFFE)),
+)
+def test_errors_of_checksums_are_kept(
+    lab: Lab, layer: type[Packet], payload: bytes, change: tuple[int, int, int, int], errors: tuple[int, int]
+) -> None:
+    """Whatever is rewritten: each checksum is off by as much as it was, mostly nothing."""
+    pipeline = lab.engine._active or lab.run(build.nat())
+    match = (Exact(ip("10.0.0.2")), Exact(1))
+    entry = TableEntry(match, ActionCall("Ingress.rewrite", (2, *change, 1)))
+    known = bool(pipeline.read_direct_counters("Ingress.nat"))
+    assert pipeline.apply(
+        [Update(Operation.MODIFY if known else Operation.INSERT, "Ingress.nat", entry)]
+    ) == [None]
+    packet = Ether(
+        bytes(Ether(dst=B, src=A) / IP(src="10.0.0.1", dst="10.0.0.2") / layer(sport=1, dport=2) / payload)
+    )
+    packet[IP].chksum = (packet[IP].chksum + errors[0]) % 0xFFFF or 0xFFFF
+    packet[layer].chksum = (packet[layer].chksum + errors[1]) % 0xFFFF or 0xFFFF
+    lab.cables[1].send(bytes(packet))
+    frame = lab.cables[2].receive()
+    assert frame is not None
+    got, right = Ether(frame), Ether(frame)
+    del right[IP].chksum, right[layer].chksum
+    right = Ether(bytes(right))
+    assert (got[IP].src, got[IP].dst) == tuple(
+        map(socket.inet_ntoa, (change[0].to_bytes(4, "big"), change[1].to_bytes(4, "big")))
+    )
+    assert (got[IP].chksum - right[IP].chksum - errors[0]) % 0xFFFF == 0
+    assert (got[layer].chksum - right[layer].chksum - errors[1]) % 0xFFFF == 0
+    assert not (layer is UDP and got[UDP].chksum == 0), "that would say: no checksum"
+
+
 def test_udp_without_checksum_stays_without(lab: Lab) -> None:
     run_nat(lab)
     lab.cables[1].send(
@@ -128,7 +171,14 @@ def run_controller(lab: Lab) -> None:
     pipeline = lab.run(build.controller())
     insert(pipeline, "Ingress.where", [Ternary(0, 0), Exact(1)], "Ingress.punt", 7, priority=1)
     insert(
-        pipeline, "Ingress.where", [Ternary(0, 0), Exact(3)], "Ingress.forward", 2, ip("10.0.9.9"), priority=1
+        pipeline,
+        "Ingress.where",
+        [Ternary(0, 0), Exact(3)],
+        "Ingress.forward",
+        2,
+        ip("10.0.8.8"),
+        ip("10.0.9.9"),
+        priority=1,
     )
 
 
@@ -169,7 +219,7 @@ def test_resume_meets_the_tables(lab: Lab) -> None:
     frame = lab.cables[2].receive()
     assert frame is not None
     assert valid_checksums(frame)
-    assert Ether(frame)[IP].dst == "10.0.9.9"
+    assert (Ether(frame)[IP].src, Ether(frame)[IP].dst) == ("10.0.8.8", "10.0.9.9")
 
 
 def test_order_of_packet_ins(lab: Lab) -> None:

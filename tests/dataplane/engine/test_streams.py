@@ -8,25 +8,30 @@ import queue
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from dataplane.switch.engine import EbpfPipeline
-from dataplane.switch.pipeline import ActionCall, Exact, Operation, TableEntry, Ternary, Update
+from dataplane.switch.engine import EbpfPipeline, offload
+from dataplane.switch.pipeline import (
+    ActionCall,
+    Exact,
+    Operation,
+    PipelineRejected,
+    TableEntry,
+    Ternary,
+    Update,
+)
 from tests.dataplane.engine import build
 from tests.dataplane.engine.conftest import Lab, insert
 from tests.dataplane.engine.network import Host
+from tests.dataplane.engine.test_packets import ip, tcp
 
 pytestmark = pytest.mark.net
 
 A, B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 MEGABYTES = 20
-
-
-def ip(text: str) -> int:
-    return int.from_bytes(socket.inet_aton(text), "big")
 
 
 @contextmanager
@@ -103,8 +108,10 @@ def test_rewritten_stream(lab: Lab) -> None:
     assert there.bytes / there.packets > 4000, "GSO packets were segmented on the way"
 
 
-def relay(lab: Lab, pipeline: EbpfPipeline, sizes: list[int], frames: list[bytes]) -> threading.Thread:
-    """Start a controller that sends every packet-in on to the other host."""
+def relay(
+    lab: Lab, pipeline: EbpfPipeline, answer: Callable[[int], bytes], frames: list[bytes]
+) -> threading.Thread:
+    """Start a controller that sends every packet-in back, with the header that `answer` gives for its port."""
 
     def run() -> None:
         while True:
@@ -113,39 +120,59 @@ def relay(lab: Lab, pipeline: EbpfPipeline, sizes: list[int], frames: list[bytes
                 return
             if kind == "packet_in" and isinstance(frame, bytes):
                 port, _ = struct.unpack_from("!HB", frame)
-                sizes.append(len(frame) - 3)
                 frames.append(frame[3:])
-                pipeline.packet_out(struct.pack("!HB", 3 - port, build.OP_SEND) + frame[3:])
+                pipeline.packet_out(answer(port) + frame[3:])
 
     thread = threading.Thread(target=run)
     thread.start()
     return thread
 
 
-def test_stream_through_the_controller(lab: Lab) -> None:
-    """Every packet of a connection goes up and comes back, whole, and with the right checksum."""
-    from dataplane.switch.engine import offload
-
-    pipeline = lab.run(build.controller())
+def through_controller(
+    lab: Lab, pipeline: EbpfPipeline, answer: Callable[[int], bytes], address: str
+) -> list[bytes]:
+    """Run a connection whose every packet goes up and comes back; return the packets."""
     for port in (1, 2):
         insert(pipeline, "Ingress.where", [Ternary(0, 0), Exact(port)], "Ingress.punt", 1, priority=1)
-    sizes: list[int] = []
     frames: list[bytes] = []
     with hosts(lab) as (one, two):
-        thread = relay(lab, pipeline, sizes, frames)
+        thread = relay(lab, pipeline, answer, frames)
         try:
-            transfer(one, two)
+            transfer(one, two, address)
         finally:
             lab.events.put(("stop", None))
             thread.join()
-    assert max(sizes) > 60000
+    assert pipeline.lost() == {"digests": 0, "packet_ins": 0, "reshaped": 0}
+    return frames
+
+
+def test_stream_through_the_controller(lab: Lab) -> None:
+    """Packets come up whole and with right checksums, and go out as they are."""
+    pipeline = lab.run(build.controller())
+    frames = through_controller(
+        lab, pipeline, lambda port: struct.pack("!HB", 3 - port, build.OP_SEND), "10.0.0.2"
+    )
+    assert max(map(len, frames)) > 60000
     for frame in frames:
         if frame[12:14] != b"\x08\x00" or frame[23] != offload.TCP:
             continue  # a host announces itself
         found = offload.find_transport(frame)
         assert found is not None
         assert offload.is_correct(frame, found)
-    assert pipeline.lost() == {"digests": 0, "packet_ins": 0, "reshaped": 0}
+
+
+def test_held_stream_is_rewritten_when_resumed(lab: Lab) -> None:
+    """Large packets that come back from the controller are rewritten like any other, and stay whole."""
+    pipeline = lab.run(build.controller())
+    forwards = {11: (2, ip("10.0.0.1"), ip("10.0.0.2")), 12: (1, ip("10.0.9.9"), ip("10.0.0.1"))}
+    for port, params in forwards.items():
+        insert(
+            pipeline, "Ingress.where", [Ternary(0, 0), Exact(port)], "Ingress.forward", *params, priority=1
+        )
+    frames = through_controller(
+        lab, pipeline, lambda port: struct.pack("!HB", 10 + port, build.OP_RESUME), "10.0.9.9"
+    )
+    assert max(map(len, frames)) > 60000
 
 
 def test_replacement_under_traffic(lab: Lab) -> None:
@@ -215,14 +242,10 @@ def test_replacement_under_traffic(lab: Lab) -> None:
 
 
 def test_rejected_pipeline_leaves_the_old_one(lab: Lab) -> None:
-    from dataplane.switch.pipeline import PipelineRejected
-
     pipeline = lab.run(build.forwarder())
     insert(pipeline, "Ingress.nat", [Exact(ip("10.0.0.2")), Exact(1)], "Ingress.rewrite", 2, 1, 2, 3)
     with pytest.raises(PipelineRejected):
         lab.engine.load(b"{}")
-    from tests.dataplane.engine.test_packets import tcp
-
     lab.cables[1].send(bytes(tcp()))
     assert lab.cables[2].receive() is not None
     [error] = pipeline.apply(
