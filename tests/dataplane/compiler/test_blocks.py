@@ -54,6 +54,19 @@ def test_stack_loop(bench: Workbench) -> None:
     assert first["transition_key"] == [{"type": "stack_field", "value": ["segs", "last"]}]
 
 
+def test_union_stack_loop(bench: Workbench) -> None:
+    """The same for stacks of unions."""
+    document = bench.json(
+        top="header h1 { bit<8> x; } header h2 { bit<8> y; } header_union u_t { h1 a; h2 b; }",
+        fields=FIELDS + " u_t[3] us;",
+        parser="state start { packet.extract(hdr.us.next.a);"
+        " transition select(hdr.us.last.a.x) { 1: accept; default: start; } }",
+    )
+    first = state(document, "start")
+    assert first["parser_ops"][0]["parameters"] == [{"type": "union_stack", "value": ["us", "a"]}]
+    assert first["transition_key"] == [{"type": "union_stack_field", "value": ["us", "a", "x"]}]
+
+
 def test_ranges_become_masks(bench: Workbench) -> None:
     """BMv2's parser has no ranges."""
     document = bench.json(
