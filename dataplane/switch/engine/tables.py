@@ -218,6 +218,16 @@ class TableRows:
         return BadEntry(f"{self.name}: the kernel does not take this row ({ex.strerror})")
 
 
+@dataclass(slots=True)
+class _Pending:
+    """A checked row that is not in the map yet; `index` is its place in the answer."""
+
+    index: int
+    key: RowKey
+    map_key: bytes
+    value: bytes
+
+
 class ExactRows(TableRows):
     """The rows of an exact table, which can be put in in batches."""
 
@@ -225,28 +235,43 @@ class ExactRows(TableRows):
 
     def insert_many(self, entries: Sequence[TableEntry]) -> list[PipelineError | None]:
         """Add rows, with one system call for many."""
-        assert self.map is not None
         results: list[PipelineError | None] = []
-        keys: list[bytes] = []
-        values: list[bytes] = []
+        pending: list[_Pending] = []
         for entry in entries:
             try:
-                key, action = self._key(entry), self._action(entry.action)
-                if key in self.rows:
-                    raise EntryExists(f"{self.name} has an entry with this match already")
-                if len(self.rows) >= self.table.size:
-                    raise TableFull(f"{self.name} is full: its size is {self.table.size}")
+                pending.append(self._prepare(len(results), entry))
+                results.append(None)
             except PipelineError as ex:
                 results.append(ex)
-                continue
-            row = Row(entry, self._take_counter())
-            keys.append(matches.exact_key(self.layout, key[0]))
-            values.append(self._encode(row, action))
-            self.rows[key] = row
-            results.append(None)
-        for start in range(0, len(keys), self.BATCH):
-            self.map.update_batch(keys[start : start + self.BATCH], values[start : start + self.BATCH])
+        for start in range(0, len(pending), self.BATCH):
+            self._put_batch(pending[start : start + self.BATCH], results)
         return results
+
+    def _prepare(self, index: int, entry: TableEntry) -> _Pending:
+        """Check an entry and take its place."""
+        key, action = self._key(entry), self._action(entry.action)
+        if key in self.rows:
+            raise EntryExists(f"{self.name} has an entry with this match already")
+        if len(self.rows) >= self.table.size:
+            raise TableFull(f"{self.name} is full: its size is {self.table.size}")
+        row = Row(entry, self._take_counter())
+        self.rows[key] = row
+        return _Pending(index, key, matches.exact_key(self.layout, key[0]), self._encode(row, action))
+
+    def _put_batch(self, batch: Sequence[_Pending], results: list[PipelineError | None]) -> None:
+        """Put rows into the map; where the kernel does not take all at once, find out which it does not take."""
+        assert self.map is not None
+        try:
+            self.map.update_batch([row.map_key for row in batch], [row.value for row in batch])
+            return
+        except OSError:
+            pass  # one by one tells which
+        for row in batch:
+            try:
+                self.map.update(row.map_key, row.value)
+            except OSError as ex:
+                results[row.index] = self._map_error(ex)
+                self._free.append(self.rows.pop(row.key).counter)
 
 
 @dataclass(slots=True)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from dataplane.switch.engine import EbpfEngine, EbpfPipeline
-from dataplane.switch.pipeline import ActionCall, Match, Operation, TableEntry, Update
+from dataplane.switch.pipeline import ActionCall, Engine, Match, Operation, Pipeline, TableEntry, Update
 from tests.dataplane.engine.network import Cable, own_namespace
 
 DEVICE = 4077
+
+# Checked by mypy: these are the seam's Protocols.
+_ENGINE: Callable[[EbpfEngine], Engine] = lambda engine: engine  # noqa: E731
+_PIPELINE: Callable[[EbpfPipeline], Pipeline] = lambda pipeline: pipeline  # noqa: E731
 
 
 @dataclass

@@ -221,6 +221,14 @@ def machine() -> bytes:
         primitive("_jump", expr(5)),
         assign("m.value", 0xAA),
     )
+    bounds = [expr("scalars.old"), expr(10), expr(13)]
+    dice = b.action(
+        "dice",
+        (),
+        primitive("modify_field_rng_uniform", *bounds),
+        assign("m.value", "scalars.old"),
+        assign(EGRESS_SPEC, 2),
+    )
     after = b.action("after", (), assign("m.value", ("&", ("+", "m.value", 1), 0xFFFFFFFF)))
 
     def row(key: int, action: int) -> dict[str, object]:
@@ -230,11 +238,11 @@ def machine() -> bytes:
             "priority": 1,
         }
 
-    rows = [row(1, add), row(2, leave), row(3, jump), row(9, verdict)]
+    rows = [row(1, add), row(2, leave), row(3, jump), row(4, dice), row(9, verdict)]
     table = b.table(
         "what",
         [("m.operation", "exact")],
-        [add, leave, verdict, jump, drop],
+        [add, leave, verdict, jump, dice, drop],
         drop,
         b.call(after),
         entries=rows,
@@ -285,6 +293,12 @@ def test_jumps(lab: Lab) -> None:
     assert ask(lab, 3, 4, 0) == (2, 4, 0xAB, 0)
 
 
+def test_random_numbers_are_within_bounds(lab: Lab) -> None:
+    lab.run(machine())
+    answers = [ask(lab, 4, 0, 0) for _ in range(60)]
+    assert {answer[2] - 1 for answer in answers if answer} == {10, 11, 12, 13}
+
+
 def test_verification(lab: Lab) -> None:
     """A wrong checksum sets checksum_error, which is what verify_checksum does."""
     lab.run(machine())
@@ -296,7 +310,7 @@ def test_verification(lab: Lab) -> None:
 def test_declared_entries(lab: Lab) -> None:
     pipeline = lab.run(machine())
     assert pipeline.const_entries()["what"][0] == TableEntry((Exact(1),), ActionCall("add", ()), 0)
-    assert len(pipeline.const_entries()["what"]) == 4
+    assert len(pipeline.const_entries()["what"]) == 5
 
 
 def test_checksums_after_a_changed_length(lab: Lab) -> None:
