@@ -54,9 +54,9 @@ def stored(value: ir.Expr) -> Json:
     if isinstance(value, ir.Field):
         return {"type": "field", "value": [value.header, value.name]}
     if isinstance(value, ir.LastField):
-        stack, _, member = value.stack.partition(".")
+        unions, _, member = value.stack.partition(".")
         if member:
-            return {"type": "union_stack_field", "value": [stack, member, value.name]}
+            return {"type": "union_stack_field", "value": [unions, member, value.name]}
         return {"type": "stack_field", "value": [value.stack, value.name]}
     if isinstance(value, ir.ElementField):
         stack = {"type": "header_stack", "value": value.stack}
