@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import zlib
 from pathlib import Path
 
 from pyroute2 import IPRoute, NetlinkError
@@ -22,20 +23,46 @@ _SOL_PACKET, _PACKET_VNET_HDR = 263, 15
 _SO_MARK, _SO_SNDBUFFORCE = 36, 32
 _SEND_BUFFER = 8 << 20
 MTU = 65535
+_NAME_MAX = 15
+
+
+def interface_name(device_id: int) -> str:
+    """Return the CPU port's name, short enough for an interface with any of P4Runtime's 64 bit ids."""
+    name = f"p4cpu{device_id}"
+    return name if len(name) < _NAME_MAX else f"p4cpu-{zlib.crc32(name.encode()):08x}"
+
+
+def _claim(name: str, device_id: int) -> socket.socket:
+    """Take a device id for this process: an abstract socket belongs to one namespace, and dies with its process."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0p4ferry/{name}")
+    except OSError as ex:
+        claim.close()
+        raise PipelineError(
+            f"device id {device_id} is in use by another switch of this network namespace"
+        ) from ex
+    return claim
 
 
 class CpuPort:
     """The interface and the socket that sends on it."""
 
     def __init__(self, device_id: int, mtu: int) -> None:
-        self.name = f"p4cpu{device_id}"
+        self.name = interface_name(device_id)
         self._peer = f"{self.name}p"
         self._mtu = mtu
-        self.ifindex = self._make()
+        self._claim = _claim(self.name, device_id)
+        try:
+            self.ifindex = self._make()
+        except BaseException:
+            self._claim.close()
+            raise
         try:
             self._socket = self._open()
         except OSError as ex:
             self._remove()
+            self._claim.close()
             raise PipelineError(
                 f"cannot open a packet socket on {self.name}: {ex.strerror} (root is needed)"
             ) from ex
@@ -86,6 +113,7 @@ class CpuPort:
     def close(self) -> None:
         self._socket.close()
         self._remove()
+        self._claim.close()
 
     def _remove(self) -> None:
         with IPRoute() as ip:

@@ -75,6 +75,15 @@ def test_packet_out_needs_an_active_pipeline(lab: Lab) -> None:
         pipeline.packet_out(b"x")
 
 
+@pytest.mark.net
+def test_a_device_id_belongs_to_one_switch(lab: Lab) -> None:
+    with pytest.raises(PipelineError, match=f"device id {DEVICE} is in use"):
+        EbpfEngine(DEVICE)
+    assert f"p4cpu{DEVICE}" in {name for _, name in socket.if_nameindex()}
+    with EbpfEngine((1 << 64) - 1) as engine:
+        engine.add_port(1, "lo")
+
+
 def attached(interface: str) -> int:
     """Return the id of the program on an interface."""
     command = ["tc", "-j", "filter", "show", "dev", interface, "ingress"]
