@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from migration import namespaces as ns
+from migration import tree
 
 MAX_MESSAGE = 1 << 18
 MAX_REMEMBERED = 1024
@@ -149,7 +150,8 @@ class Keeper:
     def status(self, pid: int) -> dict[str, Any]:
         """Say whether a child runs or how it ended."""
         self.reap()
-        if is_child(pid):
+        # A zombie that a CRIU worker traces cannot be reaped yet, but runs no more.
+        if is_child(pid) and tree.is_running(pid):
             return {"running": True}
         return {"running": False, "status": self.exits.get(pid)}
 
@@ -199,10 +201,7 @@ def become_app(request: dict[str, Any]) -> None:
     os.closerange(3, 900)
     os.closerange(901, os.sysconf("SC_OPEN_MAX"))
     os.umask(0o022)
-    try:
-        os.execvpe(request["argv"][0], request["argv"], request["env"])
-    except OSError as ex:
-        raise OSError(f"{request['argv'][0]}: {ex.strerror}") from ex
+    execute(request["argv"], request["env"])
 
 
 def become_criu(request: dict[str, Any], fd: int) -> None:
@@ -220,7 +219,15 @@ def become_criu(request: dict[str, Any], fd: int) -> None:
         os.dup2(null, number)
     os.dup2(800, CRIU_SOCKET_FD)
     os.closerange(CRIU_SOCKET_FD + 1, 900)
-    os.execv(request["argv"][0], request["argv"])
+    execute(request["argv"], dict(os.environ))
+
+
+def execute(argv: list[str], env: dict[str, str]) -> None:
+    """Become a program, or say which one there is not."""
+    try:
+        os.execvpe(argv[0], argv, env)
+    except OSError as ex:
+        raise OSError(f"{argv[0]}: {ex.strerror}") from ex
 
 
 def main() -> None:

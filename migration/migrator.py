@@ -21,7 +21,7 @@ from .report import OnEvent, Outcome, Report
 from .runtime import Runtime
 from .steering import Steering
 from .transaction import Fault, Transaction, no_fault
-from .workspace import workspace
+from .workspace import make_folder, remove_folder
 
 DEFAULT_FOLDER = Path("/dev/shm/p4ferry")
 
@@ -108,21 +108,24 @@ class Migrator:
     def _transaction(
         self, plan: Plan, report: Report, on_event: OnEvent, fault: Fault
     ) -> Iterator[Transaction]:
-        """Make a transaction with its folder and journal, which a failure leaves for recovery and inspection."""
+        """Make a transaction with its folder and journal; a lost program's are kept for `recover`."""
+        folder = make_folder(self.images, plan.identity)
         journal = Journal(self.journals / f"{plan.identity}.jsonl")
-        with workspace(self.images, plan.identity) as folder:
-            transaction = Transaction(
-                plan, self.runtime, self.steering, folder, journal, report, on_event, fault, self.no_hold
-            )
+        transaction = Transaction(
+            plan, self.runtime, self.steering, folder, journal, report, on_event, fault, self.no_hold
+        )
+        with self._lock:
+            self._transactions[plan.identity] = transaction
+        try:
+            yield transaction
+        finally:
             with self._lock:
-                self._transactions[plan.identity] = transaction
-            try:
-                yield transaction
-            finally:
-                with self._lock:
-                    del self._transactions[plan.identity]
-        journal.write("end", outcome=report.outcome.value, reason=report.reason)
-        journal.remove()
+                del self._transactions[plan.identity]
+            if transaction.is_lost:
+                journal.close()
+            else:
+                remove_folder(folder)
+                journal.remove()
 
     @contextmanager
     def _claim(self, app: App, identity: str) -> Iterator[None]:

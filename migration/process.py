@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,10 @@ class ProcessRuntime:
         if self._criu is None:
             self._criu = Criu.find()
         return self._criu
+
+    @criu.setter
+    def criu(self, criu: Criu) -> None:
+        self._criu = criu
 
     @property
     def fdinfo(self) -> Any:
@@ -201,7 +206,10 @@ class ProcessPassage:
     def back_out(self) -> None:
         """Kill the copy first, then thaw the original."""
         self._destroy_copy()
-        if self._is_frozen:
+        if not self._custody.is_running(self._pid):
+            # CRIU holds its sockets still, in repair mode. Killed, it closes them without a word to the peers.
+            self._custody.kill(self._dumper.pid, signal.SIGKILL)
+        elif self._is_frozen:
             self._dumper.answer(False)
         # Before the freeze, hanging up is enough: CRIU waits at pre-dump and has touched nothing.
         self._dumper.close()
@@ -236,6 +244,7 @@ class ProcessPassage:
 def revive(criu: Criu, custody: Custody, host: Host, log: Path, images: Path, parent: Path) -> int:
     """Restore a checkpoint at the host that it was taken from; return the program's PID."""
     folder = parent / "revived"
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
     folder.mkdir(mode=0o700)
     stay = Relocation(host.address, host.address, {})
     rewritten = rewrite_files((images / FILES_IMAGE).read_bytes(), stay, criu.fdinfo, frozenset({log}))

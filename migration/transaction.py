@@ -79,6 +79,7 @@ class Transaction:
         self.copy_pid = 0
         self.aborts_before = 0
         self.open_files = contextlib.ExitStack()
+        self.is_lost = False  # the program runs nowhere: its image and journal are to be kept
         self._network_touched = False
         self._cancelled = threading.Event()
         self._bytes: int | None = None
@@ -273,16 +274,24 @@ class Transaction:
             return []
         app, source = self.plan.app, self.plan.source
         try:
-            if self.stage <= Stage.FROZEN:
-                self.passage.back_out()
-            else:
+            if self.stage > Stage.FROZEN or not self.thaw(self.passage):
                 app.pid = self.passage.revive()
                 app.host = source
-            self.stage = Stage.UNTOUCHED
         except Exception as ex:
+            self.is_lost = True
             return [f"{app.name} could not be brought back to {source.name}: {reason(ex)}"]
         self.report.connections.kept = self.report.connections.established
         return []
+
+    def thaw(self, passage: Passage) -> bool:
+        """Let the original run on; say whether it does."""
+        try:
+            passage.back_out()
+        except MigrationError:
+            if self.stage == Stage.UNTOUCHED:
+                raise
+            return False
+        return True
 
     def undo_network(self) -> list[str]:
         """Point the network at the source again and let go what is held; return what went wrong."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import Refused
@@ -26,16 +25,17 @@ def check_room(folder: Path, needed: int, name: str) -> None:
         )
 
 
-@contextmanager
-def workspace(parent: Path, name: str) -> Iterator[Path]:
-    """Make a private folder for one migration, and remove it with all that is in it."""
+def make_folder(parent: Path, name: str) -> Path:
+    """Make a private folder for one migration."""
     folder = parent / name
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a migration's folder with all that is in it."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def fill(images: Path, copy: Path, changed: Mapping[str, bytes]) -> int:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,50 @@ def test_death_of_the_copy_before_it_runs(scene: Stage) -> None:
     assert report.outcome is Outcome.ROLLED_BACK
     client.wait_for_requests()
     assert client.finish()["lost_bytes"] == 0
+
+
+def test_death_of_the_frozen_original(scene: Stage) -> None:
+    """The original is killed while it is frozen: it is restored from its image, its connections are kept."""
+    app = scene.serve()
+    client = scene.measure("A", "--connect", "10.77.2.2:7000", "--connections", "3")
+    client.wait_for_requests()
+
+    def kill(step: str, when: str) -> None:
+        if (step, when) == ("transfer", "after"):
+            os.kill(app.pid, signal.SIGKILL)
+            wait_until(lambda: not scene.runtime.is_running(app), "its death")
+            raise MigrationError("the original is dead")
+
+    report = scene.migrator(fault=kill).migrate(app, scene.hosts["C"])
+    assert (report.outcome, report.reason) == (Outcome.ROLLED_BACK, "the original is dead")
+    client.wait_for_requests()
+    result = client.finish()
+    assert result["lost_bytes"] == result["resets"] == 0
+
+
+def test_lost_program_leaves_its_image_for_a_recovery(scene: Stage) -> None:
+    """When not even the way back works, the report says so, and what is needed to restore it is kept."""
+    app = scene.serve()
+
+    def kill(step: str, when: str) -> None:
+        if (step, when) == ("transfer", "after"):
+            os.kill(app.pid, signal.SIGKILL)
+            wait_until(lambda: not scene.runtime.is_running(app), "its death")
+            hidden = next(Path("/dev/shm").glob(f"p4ferry-test-{os.getpid()}/*/images/pstree.img"))
+            hidden.rename(hidden.with_name("hidden"))
+            raise MigrationError("the original is dead")
+
+    migrator = scene.migrator(fault=kill)
+    report = migrator.migrate(app, scene.hosts["C"])
+    assert report.outcome is Outcome.FAILED
+    assert "the original is dead; echo could not be brought back to B: CRIU could not restore" in str(
+        report.reason
+    )
+    [hidden] = Path("/dev/shm").glob(f"p4ferry-test-{os.getpid()}/*/images/hidden")
+    hidden.rename(hidden.with_name("pstree.img"))
+    [recovered] = migrator.recover()
+    assert recovered.verdict.value == "revived", recovered.reason
+    assert scene.runtime.is_running(recovered.app)
 
 
 def copies(scene: Stage, original: int) -> list[int]:
@@ -229,6 +274,23 @@ def test_missing_or_broken_criu_is_one_sentence(tmp_path: Path) -> None:
     broken.chmod(0o755)
     with pytest.raises(CriuMissing, match=r"does not work \(wrong libc\)"):
         Criu.find(broken)
+
+
+def test_criu_that_breaks_later_costs_nothing(scene: Stage, tmp_path: Path) -> None:
+    """A CRIU that vanished or dies at once is told in one sentence, and the program runs on."""
+    app = scene.serve()
+    dead = tmp_path / "dead"
+    dead.write_text("#!/bin/sh\nexit 1\n")
+    dead.chmod(0o755)
+    good = scene.runtime.criu
+    for binary, words in ((tmp_path / "gone", "gone: No such file"), (dead, "it ended without saying why")):
+        scene.runtime.criu = replace(good, binary=binary)
+        report = scene.migrator().migrate(app, scene.hosts["C"])
+        assert report.outcome is Outcome.ROLLED_BACK
+        assert words in str(report.reason)
+        assert scene.runtime.is_running(app)
+    scene.runtime.criu = good
+    assert scene.migrator().migrate(app, scene.hosts["C"]).outcome is Outcome.COMPLETED
 
 
 def test_criu_that_fails_to_dump_is_told(scene: Stage, tmp_path: Path) -> None:
