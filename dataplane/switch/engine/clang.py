@@ -6,6 +6,7 @@ appears in the cache under its final name only when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -108,7 +109,8 @@ class Compiler:
             partial.write_bytes(data)
             partial.rename(self.cache / f"{key}.o")
         except OSError:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def _multiarch() -> list[str]:

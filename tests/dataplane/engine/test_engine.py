@@ -196,7 +196,7 @@ def test_failed_activation_leaves_the_old_pipeline(lab: Lab) -> None:
     assert lab.cables[2].receive() is not None
 
 
-def test_any_name_may_be_used() -> None:
+def test_any_name_may_be_used(tmp_path: Path) -> None:
     """Names of C's and of our own functions are names like any other in P4."""
     b = Builder([("int", 8), ("default", 8), ("length", 8), ("valid", 8)])
     b.header("packet", [("raw", 8), ("key", 8), ("static", 8), ("u64", 8)])
@@ -215,7 +215,7 @@ def test_any_name_may_be_used() -> None:
             "parse", [("packet.u64", "exact"), ("scalars.default", "exact")], actions, actions[0], data=[1]
         )
     )
-    assert Compiler(Path("/nonexistent")).compile(generate(b.json()))
+    assert Compiler(tmp_path).compile(generate(b.json()))
 
 
 # ---- VLAN tags
@@ -435,6 +435,13 @@ def test_objects_are_cached(tmp_path: Path) -> None:
     kept.write_bytes(b"from the cache")
     assert compiler.compile(generate(build.nat())) == b"from the cache"
     assert first != b"from the cache"
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    """Everything works without a cache, only slower."""
+    blocked = tmp_path / "file"
+    blocked.write_text("no directory")
+    assert Compiler(blocked / "cache").compile(generate(build.nat()))
 
 
 def test_missing_clang_is_said(tmp_path: Path) -> None:
