@@ -29,7 +29,7 @@ from migration.steering import Endpoint, IpProtocol
 LOG = logging.getLogger(__name__)
 
 EVENT_OPENED, EVENT_CLOSING = 1, 2
-TCP_RST = 0x04
+TCP_FIN, TCP_RST = 0x01, 0x04
 """As in load_balancer.p4."""
 
 _BATCH = 2048
@@ -100,6 +100,8 @@ class Pins:
             key = rows.connection_key(source, destination)
             if event["event"] == EVENT_CLOSING:
                 self._closing(key, event["tcp_flags"])
+            elif event["tcp_flags"] & (TCP_FIN | TCP_RST):
+                continue  # the last words of a connection whose pin is gone already
             elif key not in self._tables.rows and key not in self._pending:
                 self._pending[key] = rows.pin_to_backend(
                     source, destination, event["service"], event["backend"]

@@ -51,8 +51,9 @@ control VerifyChecksums(inout headers_t hdr, inout metadata_t meta) {
     apply { }
 }
 
-control Ingress(inout headers_t hdr, inout metadata_t meta,
-                inout standard_metadata_t standard_metadata) {
+@name("Ingress")
+control RouterIngress(inout headers_t hdr, inout metadata_t meta,
+                      inout standard_metadata_t standard_metadata) {
     direct_counter(CounterType.packets_and_bytes) route_counter;
 
     action drop() {
@@ -146,8 +147,9 @@ control Ingress(inout headers_t hdr, inout metadata_t meta,
     }
 }
 
-control Egress(inout headers_t hdr, inout metadata_t meta,
-               inout standard_metadata_t standard_metadata) {
+@name("Egress")
+control RouterEgress(inout headers_t hdr, inout metadata_t meta,
+                     inout standard_metadata_t standard_metadata) {
     apply { }
 }
 
@@ -173,4 +175,4 @@ control PacketDeparser(packet_out packet, in headers_t hdr) {
     }
 }
 
-V1Switch(PacketParser(), VerifyChecksums(), Ingress(), Egress(), ComputeChecksums(), PacketDeparser()) main;
+V1Switch(PacketParser(), VerifyChecksums(), RouterIngress(), RouterEgress(), ComputeChecksums(), PacketDeparser()) main;

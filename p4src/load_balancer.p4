@@ -79,6 +79,7 @@ struct metadata_t {
     ipv4_t    own_address;  // what an ARP or echo request asks for
     l4_port_t src_port;     // as in the packet, TCP or UDP
     l4_port_t dst_port;
+    ipv4_t    dst_addr;     // destination identity; stays when the header is rewritten
     ipv4_t    as_addr;      // source identity
     l4_port_t as_port;
     ipv4_t    to_addr;      // destination location
@@ -92,6 +93,7 @@ struct metadata_t {
     bit<8>    reason;       // why the packet goes to the controller; 0: it does not
     bit<32>   id;
     bit<16>   l4_length;    // bytes, for the pseudo header
+    bit<8>    closing;      // FIN and RST of the packet
 }
 
 // What the controller learns of connections.
@@ -104,7 +106,7 @@ struct connection_event_t {
     l4_port_t dst_port;
     bit<32>   service;
     bit<32>   backend;
-    bit<8>    tcp_flags;
+    bit<8>    tcp_flags;    // FIN and RST only, so that a connection's first packets report the same
 }
 
 parser PacketParser(packet_in packet, out headers_t hdr, inout metadata_t meta,
@@ -149,6 +151,7 @@ parser PacketParser(packet_in packet, out headers_t hdr, inout metadata_t meta,
         packet.extract(hdr.tcp);
         meta.src_port = hdr.tcp.src_port;
         meta.dst_port = hdr.tcp.dst_port;
+        meta.closing = hdr.tcp.flags & (TCP_FIN | TCP_RST);
         transition accept;
     }
     state parse_udp {
@@ -163,8 +166,9 @@ control VerifyChecksums(inout headers_t hdr, inout metadata_t meta) {
     apply { }  // A corrupt packet stays corrupt; the receiver finds it.
 }
 
-control Ingress(inout headers_t hdr, inout metadata_t meta,
-                inout standard_metadata_t standard_metadata) {
+@name("Ingress")
+control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
+                        inout standard_metadata_t standard_metadata) {
     counter(MAX_SERVICES, CounterType.packets_and_bytes) service_counter;
     counter(MAX_BACKENDS, CounterType.packets_and_bytes) backend_counter;
     direct_counter(CounterType.packets_and_bytes) connection_counter;
@@ -357,10 +361,11 @@ control Ingress(inout headers_t hdr, inout metadata_t meta,
         hdr.packet_out.setInvalid();
     }
 
-    action report(in bit<8> event, in bit<8> tcp_flags) {
+    // BMv2 reads a digest's fields at the end of ingress: nothing here may be rewritten by then.
+    action report(in bit<8> event) {
         digest<connection_event_t>(1, {
-            event, hdr.ipv4.protocol, meta.as_addr, meta.as_port, hdr.ipv4.dst, meta.dst_port,
-            meta.service, meta.backend, tcp_flags });
+            event, hdr.ipv4.protocol, meta.as_addr, meta.as_port, meta.dst_addr, meta.dst_port,
+            meta.service, meta.backend, meta.closing });
     }
 
     apply {
@@ -402,6 +407,7 @@ control Ingress(inout headers_t hdr, inout metadata_t meta,
         meta.to_addr = hdr.ipv4.dst;
         meta.to_port = meta.dst_port;
         if (hdr.tcp.isValid() || hdr.udp.isValid()) {
+            meta.dst_addr = hdr.ipv4.dst;
             meta.as_addr = hdr.ipv4.src;
             meta.as_port = meta.src_port;
             meta.opens = 1;
@@ -453,10 +459,10 @@ control Ingress(inout headers_t hdr, inout metadata_t meta,
             }
 
             if (meta.pinned == 0 && meta.service != 0) {
-                report(EVENT_OPENED, 0);
+                report(EVENT_OPENED);
             }
-            if (meta.pinned == 1 && hdr.tcp.isValid() && (hdr.tcp.flags & (TCP_FIN | TCP_RST)) != 0) {
-                report(EVENT_CLOSING, hdr.tcp.flags);
+            if (meta.pinned == 1 && meta.closing != 0) {
+                report(EVENT_CLOSING);
             }
             if (meta.backend != 0) {
                 service_counter.count(meta.service);
@@ -478,8 +484,9 @@ control Ingress(inout headers_t hdr, inout metadata_t meta,
     }
 }
 
-control Egress(inout headers_t hdr, inout metadata_t meta,
-               inout standard_metadata_t standard_metadata) {
+@name("Egress")
+control BalancerEgress(inout headers_t hdr, inout metadata_t meta,
+                       inout standard_metadata_t standard_metadata) {
     apply { }
 }
 
@@ -519,4 +526,4 @@ control PacketDeparser(packet_out packet, in headers_t hdr) {
     }
 }
 
-V1Switch(PacketParser(), VerifyChecksums(), Ingress(), Egress(), ComputeChecksums(), PacketDeparser()) main;
+V1Switch(PacketParser(), VerifyChecksums(), BalancerIngress(), BalancerEgress(), ComputeChecksums(), PacketDeparser()) main;

@@ -12,10 +12,16 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "vagrant"
 
 
-@pytest.mark.skipif(shutil.which("vagrant") is None, reason="vagrant is not installed (apt-get install vagrant)")
+@pytest.mark.skipif(
+    shutil.which("vagrant") is None, reason="vagrant is not installed (apt-get install vagrant)"
+)
 def test_vagrantfile_is_valid(tmp_path: Path) -> None:
     """Vagrant accepts the file; providers are left out, since a machine in CI has none."""
-    env = {**os.environ, "VAGRANT_HOME": str(tmp_path / "home"), "VAGRANT_DOTFILE_PATH": str(tmp_path / "dot")}
+    env = {
+        **os.environ,
+        "VAGRANT_HOME": str(tmp_path / "home"),
+        "VAGRANT_DOTFILE_PATH": str(tmp_path / "dot"),
+    }
     # fmt: off
     done = subprocess.run(["vagrant", "validate", "--ignore-provider"], cwd=FOLDER, env=env,
                           capture_output=True, text=True, timeout=60, check=False)

@@ -193,9 +193,9 @@ def _route(network: IPv4Network, port: int, src_mac: str, dst_mac: str) -> dict[
     params = {"port": port, "src_mac": src_mac, "dst_mac": dst_mac}
     if network.prefixlen == 0:  # P4Runtime writes "any" by leaving the field out, or as the default action
         return {
-            "table": "Ingress.route",
+            "table": "route",
             "default_action": True,
-            "action_name": "Ingress.forward",
+            "action_name": "forward",
             "action_params": params,
         }
     return _entry("route", {"address": [str(network.network_address), network.prefixlen]}, "forward", params)
@@ -208,8 +208,8 @@ def _uplink(ingress: int, port: int, src_mac: str, dst_mac: str) -> dict[str, An
 
 def _entry(table: str, match: dict[str, Any], action: str, params: dict[str, Any]) -> dict[str, Any]:
     return {
-        "table": f"Ingress.{table}",
+        "table": table,
         "match": match,
-        "action_name": f"Ingress.{action}",
+        "action_name": action,
         "action_params": params,
     }

@@ -28,6 +28,7 @@ from controllers.hosts import Host as SwitchedHost
 from controllers.loadbalancer import BalancerOptions
 from controllers.migrations import OnEvent
 from migration.errors import MigrationError
+from migration.inet import InetSocket
 from migration.migrator import Migrator
 from migration.model import App, Host
 from migration.process import ProcessRuntime
@@ -224,9 +225,14 @@ class Testbed:
         """End a program, and take it out of its service."""
         running = self._app(name)
         del self._apps[name]
+        listening = self._runtime.sockets(running.app)
         try:
             if running.service and running.backend_port:
                 self.controller.remove_backend(running.service, self._location(running), drain=False)
+            else:
+                for socket in listening:
+                    if socket.is_receiver:
+                        self.controller.forget(_at(running.app.host, socket))
         except ControllerError as ex:
             raise BadApp(str(ex)) from ex
         finally:
@@ -406,6 +412,11 @@ def _root_links(network: NetworkPlan) -> list[str]:
     for trunk in network.trunks:
         ends += [f"{trunk.left}-eth{trunk.left_port}", f"{trunk.right}-eth{trunk.right_port}"]
     return ends
+
+
+def _at(host: Host, socket: InetSocket) -> Endpoint:
+    """Return where a socket of a host is found from outside."""
+    return Endpoint(IpProtocol(socket.protocol), host.address, socket.local_port)
 
 
 def _last_line(log: Path) -> str:

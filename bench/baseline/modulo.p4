@@ -50,8 +50,9 @@ control VerifyChecksums(inout headers_t hdr, inout metadata_t meta) {
     apply { }
 }
 
-control Ingress(inout headers_t hdr, inout metadata_t meta,
-                inout standard_metadata_t standard_metadata) {
+@name("Ingress")
+control ModuloIngress(inout headers_t hdr, inout metadata_t meta,
+                      inout standard_metadata_t standard_metadata) {
     action drop() {
         mark_to_drop(standard_metadata);
     }
@@ -129,8 +130,9 @@ control Ingress(inout headers_t hdr, inout metadata_t meta,
     }
 }
 
-control Egress(inout headers_t hdr, inout metadata_t meta,
-               inout standard_metadata_t standard_metadata) {
+@name("Egress")
+control ModuloEgress(inout headers_t hdr, inout metadata_t meta,
+                     inout standard_metadata_t standard_metadata) {
     apply { }
 }
 
@@ -159,4 +161,4 @@ control PacketDeparser(packet_out packet, in headers_t hdr) {
     }
 }
 
-V1Switch(PacketParser(), VerifyChecksums(), Ingress(), Egress(), ComputeChecksums(), PacketDeparser()) main;
+V1Switch(PacketParser(), VerifyChecksums(), ModuloIngress(), ModuloEgress(), ComputeChecksums(), PacketDeparser()) main;

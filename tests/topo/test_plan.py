@@ -71,10 +71,10 @@ def _follow(network: LoadBalancerNetwork, start: str, target: str) -> list[str]:
 
 def _next(entries: tuple[dict, ...], ingress: int, prefix: str) -> int:
     for entry in entries:
-        if entry["table"] == "Ingress.uplink" and entry["match"]["port"] == ingress:
+        if entry["table"] == "uplink" and entry["match"]["port"] == ingress:
             return int(entry["action_params"]["port"])
     for entry in entries:
-        if entry["table"] == "Ingress.route" and entry.get("match", {}).get("address", [""])[0] == prefix:
+        if entry["table"] == "route" and entry.get("match", {}).get("address", [""])[0] == prefix:
             return int(entry["action_params"]["port"])
     default = next(e for e in entries if e.get("default_action"))
     return int(default["action_params"]["port"])

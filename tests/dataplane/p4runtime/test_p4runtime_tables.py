@@ -247,7 +247,7 @@ def test_failed_reads_come_after_what_succeeded(ready: Client) -> None:
         p4r.Entity(table_entry=p4r.TableEntry(table_id=EXACT_ID)),
         p4r.Entity(table_entry=p4r.TableEntry(table_id=1)),
         p4r.Entity(),
-        p4r.Entity(meter_entry=p4r.MeterEntry()),
+        p4r.Entity(meter_entry=p4r.MeterEntry(meter_id=1)),
         p4r.Entity(table_entry=p4r.TableEntry(match=[exact(1, b"\1")])),
     ]
     found = []
