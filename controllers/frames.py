@@ -14,6 +14,7 @@ DISCARD_PORT = 9
 _ETHERNET = 14
 _IPV4 = 20
 _ETHERTYPE_IPV4 = 0x0800
+_FIN, _SYN = 0x01, 0x02
 
 
 def flow_of(frame: bytes) -> tuple[Endpoint, Endpoint] | None:
@@ -25,6 +26,26 @@ def flow_of(frame: bytes) -> tuple[Endpoint, Endpoint] | None:
         return None
     source, destination, src_port, dst_port = struct.unpack_from("!IIHH", frame, _ETHERNET + 12)
     return rows.endpoint_of(protocol, source, src_port), rows.endpoint_of(protocol, destination, dst_port)
+
+
+def tcp_end(frame: bytes) -> int | None:
+    """Return the sequence number behind a TCP frame's last byte (SYN and FIN count as one), None if it is no TCP."""
+    tcp = _ETHERNET + _IPV4
+    if len(frame) < tcp + 20 or frame[12:14] != b"\x08\x00" or frame[_ETHERNET] != 0x45:
+        return None
+    if frame[_ETHERNET + 9] != IpProtocol.TCP:
+        return None
+    (total,) = struct.unpack_from("!H", frame, _ETHERNET + 2)
+    (sequence,) = struct.unpack_from("!I", frame, tcp + 4)
+    flags = frame[tcp + 13]
+    data: int = total - _IPV4 - (frame[tcp + 12] >> 4) * 4
+    end: int = sequence + data + bool(flags & _SYN) + bool(flags & _FIN)
+    return end & 0xFFFFFFFF
+
+
+def is_behind(sequence: int, limit: int) -> bool:
+    """Say whether a sequence number is at or before a limit, modulo 2**32 (RFC 9293, 3.4)."""
+    return (limit - sequence) & 0xFFFFFFFF < 1 << 31
 
 
 def checksum(data: bytes) -> int:

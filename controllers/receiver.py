@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from controllers.holdqueue import DEFAULT_BUDGET, HoldQueue, KeptPacket
-from controllers.switchlink import REASON_DIRECT, REASON_GUARDED, REASON_HELD
+from controllers.switchlink import REASON_DIRECT, REASON_GUARDED, REASON_HELD, REASON_HELD_SOURCE
 
 _OPENINGS_BUDGET = 16 * 1024 * 1024
 
@@ -18,6 +18,8 @@ class Receiver:
 
     def __init__(self, hold_budget: int = DEFAULT_BUDGET) -> None:
         self.holds: dict[int, HoldQueue] = {}
+        self.sent: dict[int, HoldQueue] = {}
+        """What came from a location on the move, by hold; `holds` has what goes there."""
         self.guarded: dict[int, HoldQueue] = {}
         self.direct: list[tuple[int, KeptPacket]] = []
         self.direct_came = asyncio.Event()
@@ -33,6 +35,8 @@ class Receiver:
         packet = KeptPacket(port, frame)
         if reason == REASON_HELD:
             self.hold_queue(id).put(packet)
+        elif reason == REASON_HELD_SOURCE:
+            self.sent.setdefault(id, HoldQueue(self._hold_budget)).put(packet)
         elif reason == REASON_GUARDED:
             self.guarded.setdefault(id, HoldQueue(_OPENINGS_BUDGET)).put(packet)
         elif reason == REASON_DIRECT and len(self.direct) < 65536:

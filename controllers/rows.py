@@ -123,6 +123,11 @@ def hold_key(location: Endpoint) -> Key:
     return ("hold", _keyed(location), 0)
 
 
+def hold_source_key(location: Endpoint) -> Key:
+    """Return the key of the hold of what a location sends."""
+    return ("hold_source", _keyed(location), 0)
+
+
 # ---- rows
 
 
@@ -169,6 +174,11 @@ def backend_at(backend: int, location: Endpoint) -> Row:
 def hold_for(location: Endpoint, hold: int) -> Row:
     """Keep every packet for a location at the controller."""
     return Row("hold", _keyed(location), "hold_for", (hold,))
+
+
+def hold_source_for(location: Endpoint, hold: int) -> Row:
+    """Keep every packet from a location at the controller."""
+    return Row("hold_source", _keyed(location), "hold_for", (hold,))
 
 
 def route(network: IPv4Network, port: int, src_mac: int, dst_mac: int) -> Row:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from controllers import recovery, relocation, rows
 from controllers.errors import ControllerError
+from controllers.frames import flow_of, is_behind, tcp_end
+from controllers.holdqueue import KeptPacket
 from controllers.hosts import Host, Hosts
 from controllers.loadbalancer import LoadBalancer
 from controllers.relocation import Plan
@@ -55,6 +57,8 @@ class _Active:
     held: set[Endpoint] = field(default_factory=set)
     switched: bool = False
     stats: HeldStats = field(default_factory=HeldStats)
+    beyond: list[KeptPacket] = field(default_factory=list)
+    """What the source has sent and the image does not know: only for the way back."""
 
 
 class SwitchSteering:
@@ -133,7 +137,10 @@ class SwitchSteering:
         return active
 
     def _hold_in_use(self, hold: int) -> bool:
-        return any(row.table == "hold" and row.params == (hold,) for row in self._balancer.table.values())
+        return any(
+            row.table in ("hold", "hold_source") and row.params == (hold,)
+            for row in self._balancer.table.values()
+        )
 
     async def _prepare(self, move: Move) -> None:
         active = self._active(move)
@@ -168,7 +175,9 @@ class SwitchSteering:
             self._plan(active, move)
         self._balancer.receiver.hold_queue(active.hold)
         active.held |= active.plan.locations
-        await self._balancer.write([rows.hold_for(location, active.hold) for location in active.held])
+        holds = [rows.hold_for(location, active.hold) for location in active.held]
+        holds += [rows.hold_source_for(location, active.hold) for location in _sources(move)]
+        await self._balancer.write(holds)
         await self._drainer.drain(self._host(move.source), self._balancer.link, active.hold)
 
     async def _extend(self, move: Move) -> None:
@@ -204,8 +213,17 @@ class SwitchSteering:
             self._plan(active, move)
         await self._balancer.write(active.plan.switch.values(), active.plan.switch_deletes)
         active.switched = True
+        await self._send_on_share(active, move)
         for backend, (_, new) in active.plan.backends.items():
             self._balancer.relocated(backend, new)
+
+    async def _send_on_share(self, active: _Active, move: Move) -> None:
+        """Send on what the image knows that the source has sent; what it does not know, the copy sends again."""
+        queue = self._balancer.receiver.sent.get(active.hold)
+        packets = queue.take_all() if queue is not None else []
+        until = _sent_until(move)
+        active.beyond += [p for p in packets if not _is_known(p, until)]
+        await self._out(active.hold, [p for p in packets if _is_known(p, until)])
 
     async def _switch_back(self, move: Move) -> None:
         active = self._moves.get(move.id)
@@ -217,6 +235,8 @@ class SwitchSteering:
             for backend, (old, _) in active.plan.backends.items():
                 self._balancer.relocated(backend, old)
         active.switched = False
+        await self._out(active.hold, active.beyond)
+        active.beyond.clear()
         active.before.clear()
         active.plan = Plan(locations=active.plan.locations)
         self._drainer.close(move.source)
@@ -236,19 +256,27 @@ class SwitchSteering:
         locations = {e for x in move.listeners for e in (x.old, x.new)}
         locations |= {e for y in move.connections for e in (y.old, y.new)}
         held = locations | (active.held if active is not None else set())
-        keys = [key for location in held if (key := rows.hold_key(location)) in self._balancer.table]
-        ids = {self._balancer.table[key].params[0] for key in keys} | ({active.hold} if active else set())
+        table = self._balancer.table
+        keys = [key for e in held if (key := rows.hold_key(e)) in table]
+        sources = [key for e in held if (key := rows.hold_source_key(e)) in table]
+        ids = {table[key].params[0] for key in (*keys, *sources)} | ({active.hold} if active else set())
+        if active is None or not active.switched:
+            # The source lives on: what it has sent first, and its answers to what comes now freely.
+            await self._balancer.write((), sources)
+            await self._balancer.link.barrier()
         for hold in ids:
+            await self._let_go_sent(hold, active, move)
             await self._send_on(hold)
-        await self._balancer.write((), keys)
+        await self._balancer.write((), [*keys, *(key for key in sources if key in table)])
         stats = HeldStats()
         for hold in ids:
             await self._balancer.link.barrier()
             if await self._resend(hold):
                 await self._balancer.link.barrier()
-            queue = self._balancer.receiver.holds.pop(hold, None)
-            if queue is not None:
-                stats = _sum(stats, HeldStats(queue.packets, queue.bytes, queue.dropped))
+            await self._let_go_sent(hold, active, move)
+            for queues in (self._balancer.receiver.holds, self._balancer.receiver.sent):
+                if (queue := queues.pop(hold, None)) is not None:
+                    stats = _sum(stats, HeldStats(queue.packets, queue.bytes, queue.dropped))
         earlier = HeldStats()
         if active is not None:
             # A move may be held and let go several times before the freeze.
@@ -273,8 +301,18 @@ class SwitchSteering:
     async def _resend(self, hold: int) -> int:
         queue = self._balancer.receiver.holds.get(hold)
         packets = queue.take_all() if queue is not None else []
-        await self._balancer.link.packets_out(OP_RESUME, hold, [(p.port, p.frame) for p in packets])
+        await self._out(hold, packets)
         return len(packets)
+
+    async def _let_go_sent(self, hold: int, active: _Active | None, move: Move) -> None:
+        """Send on what came from the source; once switched over, only what the image knows."""
+        if active is not None and active.switched:
+            await self._send_on_share(active, move)
+        elif (queue := self._balancer.receiver.sent.get(hold)) is not None:
+            await self._out(hold, queue.take_all())
+
+    async def _out(self, hold: int, packets: Sequence[KeptPacket]) -> None:
+        await self._balancer.link.packets_out(OP_RESUME, hold, [(p.port, p.frame) for p in packets])
 
     # ---- finish
 
@@ -293,6 +331,22 @@ class SwitchSteering:
         """Drop the memory of a move that neither holds anything nor can go back any more."""
         if not active.held and not active.before:
             self._moves.pop(active.move.id, None)
+
+
+def _sources(move: Move) -> set[Endpoint]:
+    """Return the endpoints that the source's packets come from."""
+    return {x.old for x in move.listeners} | {x.old for x in move.connections}
+
+
+def _sent_until(move: Move) -> dict[tuple[Endpoint, Endpoint], int | None]:
+    return {(c.old, c.peer): c.sent for c in move.connections}
+
+
+def _is_known(packet: KeptPacket, until: Mapping[tuple[Endpoint, Endpoint], int | None]) -> bool:
+    """Say whether the image counts all of a packet's bytes as sent; what it does not have will not be sent again."""
+    flow, end = flow_of(packet.frame), tcp_end(packet.frame)
+    limit = until.get(flow) if flow is not None else None
+    return end is None or limit is None or is_behind(end, limit)
 
 
 def _sum(one: HeldStats, other: HeldStats) -> HeldStats:

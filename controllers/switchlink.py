@@ -38,7 +38,7 @@ LOG = logging.getLogger(__name__)
 logging.getLogger("finsy").setLevel(logging.CRITICAL + 1)
 
 OP_SEND, OP_RESUME, OP_BARRIER = 0, 1, 2
-REASON_BARRIER, REASON_HELD, REASON_GUARDED, REASON_DIRECT = 1, 2, 3, 4
+REASON_BARRIER, REASON_HELD, REASON_GUARDED, REASON_DIRECT, REASON_HELD_SOURCE = 1, 2, 3, 4, 5
 """As in load_balancer.p4."""
 
 DIGEST = "connection_event_t"

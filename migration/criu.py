@@ -46,6 +46,7 @@ class Criu:
     binary: Path
     rpc: Any
     fdinfo: Any
+    tcp_stream: Any
 
     @staticmethod
     def find(binary: Path | None = None, python: Path | None = None) -> Criu:
@@ -80,12 +81,16 @@ def _on_path() -> Path | None:
     return Path(found) if found else None
 
 
-def _import_pycriu(folder: Path) -> tuple[Any, Any]:
+def _import_pycriu(folder: Path) -> tuple[Any, Any, Any]:
     if folder.is_dir() and str(folder) not in sys.path:
         sys.path.append(str(folder))
     try:
         # files.img holds the messages of fdinfo.proto.
-        return importlib.import_module("pycriu.rpc_pb2"), importlib.import_module("pycriu.images.fdinfo_pb2")
+        return (
+            importlib.import_module("pycriu.rpc_pb2"),
+            importlib.import_module("pycriu.images.fdinfo_pb2"),
+            importlib.import_module("pycriu.images.tcp_stream_pb2"),
+        )
     except ImportError as ex:
         raise CriuMissing(f"the Python package pycriu is missing ({ex}): run `make setup`") from ex
 

@@ -2,7 +2,7 @@
 
 A local address occurs in one place of a checkpoint, the INETSK entries of files.img: `src_addr` and `dst_addr`
 are lists of 32-bit words in network byte order (one for IPv4, four for IPv6, v4-mapped addresses included).
-tcp-stream-*.img holds sequence numbers, windows and queues, but no address.
+tcp-stream-*.img holds sequence numbers, windows and queues, but no address: one message, then the queues' bytes.
 
 An image file is two 32-bit magics, then entries of a 32-bit length and a protobuf message. The messages are
 CRIU's own (pycriu), so fields of versions to come survive the editing.
@@ -57,6 +57,27 @@ def split(image: bytes) -> tuple[bytes, list[bytes]]:
         messages.append(image[at : at + length])
         at += length
     return image[: _HEADER.size], messages
+
+
+def sent_until(image: bytes, tcp_stream: Any) -> int:
+    """Return the sequence number behind the last byte that a tcp-stream image counts as sent (SND.NXT).
+
+    `tcp_stream` is pycriu's module tcp_stream_pb2. CRIU's outq_seq is that behind the whole send queue, of which
+    the last unsq_len bytes had not been sent.
+    """
+    start = _HEADER.size + _LENGTH.size
+    if len(image) < start:
+        raise BadImage(f"a tcp-stream image of {len(image)} bytes has no entry")
+    (length,) = _LENGTH.unpack_from(image, _HEADER.size)
+    if len(image) < start + length:
+        raise BadImage("the tcp-stream image ends within its entry")
+    entry = tcp_stream.tcp_stream_entry.FromString(image[start : start + length])
+    return int(entry.outq_seq - entry.unsq_len) & 0xFFFFFFFF
+
+
+def tcp_stream_image(inode: int) -> str:
+    """Return the name of a socket's stream image."""
+    return f"tcp-stream-{inode:x}.img"
 
 
 def join(header: bytes, messages: Iterable[bytes]) -> bytes:

@@ -125,9 +125,18 @@ def is_internal(socket: InetSocket, ends: frozenset[tuple[Address, int]]) -> boo
 
 
 def build_move(
-    identity: str, source: str, destination: str, sockets: Sequence[InetSocket], relocation: Relocation
+    identity: str,
+    source: str,
+    destination: str,
+    sockets: Sequence[InetSocket],
+    relocation: Relocation,
+    sent: Mapping[int, int] | None = None,
 ) -> Move:
-    """List what the network has to know of a move: listeners, and connections with peers elsewhere."""
+    """List what the network has to know of a move: listeners, and connections with peers elsewhere.
+
+    `sent` has, by inode, how far the image counts a connection's bytes as sent.
+    """
+    until = sent or {}
     ends = local_ends(sockets, relocation.old)
     listeners: dict[MovedListener, None] = {}
     connections: dict[MovedConnection, None] = {}
@@ -143,7 +152,7 @@ def build_move(
         ):
             new = Endpoint(protocol, relocation.new, relocation.port(socket))
             peer = Endpoint(protocol, socket.remote, socket.remote_port)
-            connections[MovedConnection(old, new, peer)] = None
+            connections[MovedConnection(old, new, peer, until.get(socket.inode))] = None
     return Move(identity, source, destination, tuple(listeners), tuple(connections))
 
 

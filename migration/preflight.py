@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -38,9 +38,11 @@ class Plan:
     relocation: Relocation
     sockets: Sequence[InetSocket] = field(default=())
 
-    def move(self, sockets: Sequence[InetSocket]) -> Move:
-        """Describe to the network what moves, given the program's sockets."""
-        return build_move(self.identity, self.source.name, self.destination.name, sockets, self.relocation)
+    def move(self, sockets: Sequence[InetSocket], sent: Mapping[int, int] | None = None) -> Move:
+        """Describe to the network what moves, given the program's sockets (and how far each has sent)."""
+        return build_move(
+            self.identity, self.source.name, self.destination.name, sockets, self.relocation, sent
+        )
 
 
 def make_plan(identity: str, app: App, destination: Host, runtime: Runtime, images: Path) -> Plan:

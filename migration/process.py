@@ -49,6 +49,11 @@ class ProcessRuntime:
         """The messages of files.img."""
         return self.criu.fdinfo
 
+    @property
+    def tcp_stream(self) -> Any:
+        """The message of tcp-stream-*.img."""
+        return self.criu.tcp_stream
+
     def launch(
         self,
         name: str,

@@ -62,6 +62,10 @@ class Runtime(Protocol):
     def fdinfo(self) -> Any:
         """The messages of files.img, as the CRIU in use has them (pycriu.images.fdinfo_pb2)."""
 
+    @property
+    def tcp_stream(self) -> Any:
+        """The message of tcp-stream-*.img (pycriu.images.tcp_stream_pb2)."""
+
     def check(self, app: App, destination: Host) -> None:
         """Raise Refused if the program, as it is now, cannot be moved."""
 

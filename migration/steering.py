@@ -48,6 +48,9 @@ class MovedConnection:
     old: Endpoint
     new: Endpoint
     peer: Endpoint
+    sent: int | None = field(default=None, compare=False)
+    """TCP, once the image is there: the sequence number behind what it counts as sent (SND.NXT of RFC 9293). What the
+    frozen source's kernel may have sent beyond it the copy will send again, so it must not reach the peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +125,23 @@ class Steering(Protocol):
     def hold(self, move: Move) -> None:
         """Keep every packet for the move's endpoints, and return only when what had already passed has arrived.
 
-        On return nothing is on its way to the source's sockets any more.
+        On return nothing is on its way to the source's sockets any more. What they send is kept as well.
         """
 
     def extend(self, move: Move) -> None:
         """After the freeze: `move` is now exactly what the image holds; prepare and hold the difference."""
 
     def switch_over(self, move: Move) -> None:
-        """Send the endpoints' packets to their new location from now on (they stay held)."""
+        """Send the endpoints' packets to their new location from now on (they stay held).
+
+        Of what the source has sent, the image's share goes on to the peers; the rest waits for `release`.
+        """
 
     def release(self, move: Move) -> HeldStats:
-        """Send on what was held, in order, to wherever the endpoints are now, and stop holding."""
+        """Send on what was held, in order, to wherever the endpoints are now, and stop holding.
+
+        What the source had sent beyond the image is forgotten if the move was switched over, else sent on.
+        """
 
     def switch_back(self, move: Move) -> None:
         """Undo `prepare` and `switch_over`: the endpoints live at their old location, as before."""

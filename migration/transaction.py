@@ -16,14 +16,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
 
 from .diag import Diag
 from .dropping import Dropping
 from .errors import Cancelled, MigrationError
-from .images import FILES_IMAGE, BadImage, Rewritten, rewrite_files
+from .images import FILES_IMAGE, BadImage, Rewritten, rewrite_files, sent_until, tcp_stream_image
 from .inet import Address, InetSocket, Relocation, State
 from .journal import Journal, app_to_json, host_to_json, move_to_json
 from .namespaces import urgency
@@ -196,14 +196,24 @@ class Transaction:
         image = (self.way.images / FILES_IMAGE).read_bytes()
         relocation = self.plan.relocation
         self.rewritten = rewrite_files(image, relocation, self.runtime.fdinfo, frozenset({self.plan.app.log}))
-        move = self.plan.move(self.rewritten.before)
-        if move == self.move:
+        known = self.move
+        self.move = move = self.plan.move(self.rewritten.before, self.sent(self.rewritten.before))
+        if move == known:
             return
         self.note_move(move)
         if self.no_hold:
             self.steering.prepare(move)
         else:
             self.steering.extend(move)
+
+    def sent(self, sockets: Sequence[InetSocket]) -> dict[int, int]:
+        """Read how far the image counts each connection's bytes as sent, by inode."""
+        found = {}
+        for socket in sockets:
+            stream = self.way.images / tcp_stream_image(socket.inode)
+            if socket.protocol == IpProtocol.TCP and socket.is_connection and stream.exists():
+                found[socket.inode] = sent_until(stream.read_bytes(), self.runtime.tcp_stream)
+        return found
 
     def transfer(self) -> None:
         """Lay the image out for the destination; on one machine its pages are shared by hard links."""

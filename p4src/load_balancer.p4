@@ -8,8 +8,10 @@
  *   1. source       connection_source, else endpoint_source: who is speaking?
  *   2. destination  connection, else destination (-> a service's Maglev table, or a moved endpoint):
  *                   where does the addressee live now?
- *   3. hold         is that location on the move? Then the untouched packet goes to the controller,
- *                   which sends it again (packet-out, OP_RESUME) when the program runs again.
+ *   3. hold         is one of the two locations on the move? Then the untouched packet goes to the
+ *                   controller, which sends it again (packet-out, OP_RESUME) when the program runs again.
+ *                   What a frozen program's kernel still sends (its timers run) must be held as well:
+ *                   a peer's answer to bytes that the checkpoint does not know would be refused.
  *   4. route        next hop towards the location.
  *
  * A connection that the table `connection` does not know is reported by a digest; the controller then
@@ -38,6 +40,7 @@ const bit<8> REASON_BARRIER = 1;  // answers OP_BARRIER
 const bit<8> REASON_HELD    = 2;  // its destination is on the move; `id` names the hold
 const bit<8> REASON_GUARDED = 3;  // opens a connection to a guarded service; `id` is the service
 const bit<8> REASON_DIRECT  = 4;  // opens a connection to a backend by the backend's own address
+const bit<8> REASON_HELD_SOURCE = 5;  // its source is on the move; `id` names the hold
 
 const bit<8> EVENT_OPENED  = 1;   // a service's connection that is not pinned yet
 const bit<8> EVENT_CLOSING = 2;   // FIN or RST on a pinned connection
@@ -331,6 +334,17 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
         size = 4096;
     }
 
+    table hold_source {
+        key = {
+            hdr.ipv4.protocol: exact @name("protocol");
+            hdr.ipv4.src:      exact @name("address");   // location
+            meta.src_port:     exact @name("port");
+        }
+        actions = { hold_for; NoAction; }
+        default_action = NoAction();
+        size = 4096;
+    }
+
     // ---- 4. route
 
     action forward(bit<9> port, mac_t src_mac, mac_t dst_mac) {
@@ -446,6 +460,13 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
                 }
             }
 
+            if (meta.reason == 0) {
+                if (hold_source.apply().hit) {
+                    if (meta.id != meta.resume_id) {
+                        meta.reason = REASON_HELD_SOURCE;
+                    }
+                }
+            }
             if (meta.reason == 0) {
                 if (hold.apply().hit) {
                     if (meta.id != meta.resume_id) {

@@ -113,6 +113,9 @@ class BalancerPipeline(ModelPipeline):
             if location is None:
                 return
             to_addr, to_port = location.params
+        sends = self._look_up("hold_source", protocol, src, src_port)
+        if not reason and sends is not None and sends.params[0] != resume_id:
+            reason, id = 5, sends.params[0]
         held = self._look_up("hold", protocol, to_addr, to_port)
         if not reason and held is not None and held.params[0] != resume_id:
             reason, id = 2, held.params[0]

@@ -41,6 +41,7 @@ TABLES: dict[str, tuple[list[tuple[str, int]], list[str], int]] = {
     "maglev": ([("service", 32), ("slot", 32)], ["choose", "NoAction"], 65536),
     "backend": ([("backend", 32)], ["send_to", "drop"], 1024),
     "hold": (_END, ["hold_for", "NoAction"], 4096),
+    "hold_source": (_END, ["hold_for", "NoAction"], 4096),
     "route": ([("address", 32)], ["forward", "drop"], 1024),
 }
 EVENT = [("event", 8), *_FLOW, ("service", 32), ("backend", 32), ("tcp_flags", 8)]

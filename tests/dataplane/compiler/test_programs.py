@@ -34,6 +34,7 @@ def balancer() -> Compiled:
         ("maglev", ["service", "slot"], ["choose", "NoAction"], 65536),
         ("backend", ["backend"], ["send_to", "drop"], 1024),
         ("hold", ["protocol", "address", "port"], ["hold_for", "NoAction"], 4096),
+        ("hold_source", ["protocol", "address", "port"], ["hold_for", "NoAction"], 4096),
         ("route", ["address"], ["forward", "drop"], 1024),
     ],
 )  # fmt: skip
