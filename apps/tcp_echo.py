@@ -144,7 +144,11 @@ def _status_writer(path: str) -> Callable[[dict[str, Any]], None]:
 
 
 def _replace(path: str, text: str) -> None:
-    """Write a file so that no reader ever sees half of it."""
+    """Write a file so that no reader ever sees half of it; a device or pipe is written to, never replaced."""
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110,PTH113
+        with open(path, "w") as file:  # noqa: PTH123
+            file.write(text)
+        return
     temporary = f"{path}.new"
     with open(temporary, "w") as file:  # noqa: PTH123
         file.write(text)

@@ -132,8 +132,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def write_report(path: Path, target: str, migrations: list[dict[str, Any]]) -> None:
     """Write design.md's report; a half-written one never replaces an earlier one."""
+    text = json.dumps({"version": 1, "target": target, "migrations": migrations}, indent=2) + "\n"
+    if path.exists() and not path.is_file():  # a device or a pipe, such as /dev/stdout
+        path.write_text(text)
+        return
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(
-        json.dumps({"version": 1, "target": target, "migrations": migrations}, indent=2) + "\n"
-    )
+    partial.write_text(text)
     partial.replace(path)

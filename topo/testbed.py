@@ -411,7 +411,7 @@ def _root_links(network: NetworkPlan) -> list[str]:
     ends = [f"{h.switch}-eth{h.port}" for h in network.hosts]
     for trunk in network.trunks:
         ends += [f"{trunk.left}-eth{trunk.left_port}", f"{trunk.right}-eth{trunk.right_port}"]
-    return ends
+    return ends + [f"p4cpu{switch.device_id}" for switch in network.switches]  # the embedded switch's own
 
 
 def _at(host: Host, socket: InetSocket) -> Endpoint:

@@ -109,7 +109,8 @@ def test_a_hold_is_airtight_and_loses_nothing(net: Network, controller: Controll
             controller.steering.prepare(move)
             controller.steering.hold(move)
             tap = inside(net.hosts["h2"].pid, _tcp_tap)
-            eventually(lambda: any(controller.balancer.receiver.holds.values()), "holding", 2)
+            kept = controller.balancer.receiver
+            eventually(lambda: any([*kept.holds.values(), *kept.sent.values()]), "holding", 2)
             with tap:
                 tap.settimeout(0.03)
                 with pytest.raises(TimeoutError):

@@ -309,3 +309,37 @@ def test_refusals(controller: Controller) -> None:
     with pytest.raises(SteeringError, match="host 'h9' is not part of the network"):
         controller.steering.prepare(Move("m2", "h9", "h3"))
     assert dict(controller.balancer.table) == before
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_what_a_frozen_source_sends_beyond_its_image(
+    controller: Controller, switch: ModelSwitch, completed: bool
+) -> None:
+    """The image's share goes to the peer; the rest only if the source lives on, since else the copy sends it again."""
+    controller.add_backend("echo", OLD)
+    send(switch, client(1), _VIP, SYN)
+    eventually(lambda: len(controller.connections()) == 1, "pinning")
+    move = vip_move(
+        "m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, tcp("10.0.1.1", 20001), sent=10)]
+    )
+    controller.steering.prepare(move)
+    controller.steering.hold(move)
+    source = flat("10.0.2.2")
+    switch.inject(frame(6, source, client(1), ACK, b"x" * 10))
+    switch.inject(frame(6, source, client(1), ACK, b"x" * 20))
+    assert switch.taken() == []
+    eventually(lambda: sum(map(len, controller.balancer.receiver.sent.values())) == 2, "holding what is sent")
+    controller.steering.switch_over(move)
+    eventually(lambda: len(switch.running.out) == 1, "sending on the image's share")
+    assert [len(data) for _, data in switch.running.out] == [64]
+    assert switch.taken() == [(1, _VIP, client(1))]
+    if completed:
+        assert controller.steering.release(move).packets == 2
+        controller.steering.finish(move)
+        assert switch.taken() == []
+    else:
+        controller.steering.switch_back(move)
+        assert controller.steering.release(move).packets == 2
+        assert switch.taken() == [(1, _VIP, client(1))]
+    assert not switch.running.tables["Ingress.hold_source"]
+    assert controller.steering._moves == {}

@@ -18,7 +18,9 @@ from migration.images import (
     join,
     readdressed,
     rewrite_files,
+    sent_until,
     split,
+    tcp_stream_image,
     words_to_address,
 )
 from migration.inet import Flow, Relocation, State, plain
@@ -179,3 +181,24 @@ def test_size_of_growing_logs_is_not_compared(fdinfo: Any) -> None:
     log, data = (fdinfo.file_entry.FromString(message) for message in split(result.image)[1])
     assert not log.reg.HasField("size")
     assert data.reg.size == 20
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**20), st.integers(0, 2**20), st.binary(max_size=100))
+def test_how_far_a_stream_counts_as_sent(
+    behind: int, unsent: int, unacknowledged: int, queues: bytes
+) -> None:
+    """Behind the whole send queue, less what had not been sent; the queues' bytes follow the message."""
+    tcp_stream = _import_pycriu(PRIVATE / "python")[2]
+    entry = tcp_stream.tcp_stream_entry(
+        inq_len=0, inq_seq=1, outq_len=unsent + unacknowledged, outq_seq=behind, opt_mask=0, snd_wscale=7,
+        mss_clamp=1460, unsq_len=unsent,
+    )  # fmt: skip
+    image = join(HEADER, [entry.SerializeToString()]) + queues
+    assert sent_until(image, tcp_stream) == (behind - unsent) % 2**32
+    with pytest.raises(BadImage):
+        sent_until(image[:14], tcp_stream)
+
+
+def test_the_name_of_a_stream_image() -> None:
+    """CRIU writes the socket's inode in hexadecimal."""
+    assert tcp_stream_image(0x1A2B) == "tcp-stream-1a2b.img"
