@@ -202,3 +202,18 @@ def test_counter_counts_and_answers() -> None:
         assert second == third
         assert first[1:] == second[1:]
         assert ask("WHAT") == "ERROR: say GET, INCR or QUIT"
+
+
+def test_a_result_never_replaces_a_pipe_or_device(tmp_path: Path) -> None:
+    """What --json names is written to if it is no regular file (/dev/null must stay what it is)."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with server() as port:
+            command = [sys.executable, str(APPS / "tcp_echo.py"), "client", "--connect", f"127.0.0.1:{port}"]
+            subprocess.run([*command, "--requests", "5", "--json", str(pipe)], timeout=60, check=True)
+        assert pipe.is_fifo()
+        assert json.loads(os.read(read, 1 << 16))["replies"] == 5
+    finally:
+        os.close(read)

@@ -102,6 +102,7 @@ def test_a_hold_is_airtight_and_loses_nothing(net: Network, controller: Controll
     """While it stands nothing arrives; when it ends, nothing is missing and nothing had to be sent again."""
     controller.add_backend("echo", tcp("10.0.2.2"))
     move = Move("m1", "h2", "h3", [MovedListener(tcp("10.0.2.2"), tcp("10.0.3.3"))])
+    kept = controller.balancer.receiver
     with Servers(net, ["h2"]), Clients(net, "h1", _VIP) as clients:
         clients.open(64)
         held = 0
@@ -109,7 +110,6 @@ def test_a_hold_is_airtight_and_loses_nothing(net: Network, controller: Controll
             controller.steering.prepare(move)
             controller.steering.hold(move)
             tap = inside(net.hosts["h2"].pid, _tcp_tap)
-            kept = controller.balancer.receiver
             eventually(lambda: any([*kept.holds.values(), *kept.sent.values()]), "holding", 2)
             with tap:
                 tap.settimeout(0.03)

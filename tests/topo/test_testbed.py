@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -71,11 +72,16 @@ def assert_clean(result: dict) -> None:
     assert result["replies"] == result["requests"] > 0
 
 
-def test_the_readmes_example(net: Testbed) -> None:
-    """Six lines, as printed."""
-    net.run("echo", host="h2", argv=SERVER, service="10.0.0.100:7000")
-    report = net.migrate("echo", to="h3")
-    assert report.outcome == "completed" and report.connections.broken == 0
+def test_the_readmes_example(tmp_path: Path, _leaves_nothing: None) -> None:
+    """As printed, from the checkout."""
+    (example,) = re.findall(r"```python\n(.*?)```", (paths.CHECKOUT / "README.md").read_text(), re.DOTALL)
+    script = tmp_path / "example.py"
+    script.write_text(example)
+    # fmt: off
+    done = subprocess.run([sys.executable, str(script)], cwd=paths.CHECKOUT, capture_output=True, text=True,
+                          timeout=60, check=False)
+    # fmt: on
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_server_addressed_directly(net: Testbed, tmp_path: Path) -> None:
