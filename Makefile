@@ -12,8 +12,8 @@ help:            ## this list
 setup:           ## packages, .venv, a working CRIU; idempotent
 	@scripts/setup
 
-run: setup       ## the main program: network, controller, demo, Mininet CLI (ARGS="--demo echo …")
-	@$(SUDO) $(PY) topo/lb.py $(ARGS)
+run: setup       ## the main program: network, controller, demo, Mininet CLI (ARGS="--help")
+	@$(SUDO) $(PY) topo/lb.py $(or $(ARGS),--demo echo)
 
 test: setup      ## the whole suite, as root (ARGS="-k name")
 	@$(SUDO) $(PY) -m pytest $(ARGS)

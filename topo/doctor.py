@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from rich.table import Table
 
 from topo import criu_probe, paths
 
+PIPE_WIDTH = 200  # columns where nobody looks directly
 _TIMEOUT = 30  # seconds for any child
 _SETUP = "type: make setup"
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
@@ -266,7 +268,7 @@ def doctor() -> int:
     for name, finding in findings.items():
         colour = _COLOURS[finding.status]
         table.add_row(name, f"[{colour}]{finding.status.value}[/]", finding.detail)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
     missing = [name for name, finding in findings.items() if finding.status is Status.NEEDED]
     if missing:
         print(f"\nMissing and needed: {', '.join(missing)}.")
