@@ -271,6 +271,7 @@ class NetworkAPI:
         self._number_ports()
         if self._strategy == "l3":
             self._assign_l3()
+        self._assign_macs()
         try:
             with ThreadPoolExecutor(1) as pool:  # compile while Mininet builds
                 compiled = pool.submit(self._compile)
@@ -403,6 +404,22 @@ class NetworkAPI:
                     host.ip = f"{prefix}.2/24"
                     node = self._hosts[host.node]
                     node.default_route = node.default_route or f"via {prefix}.1"
+
+    def _assign_macs(self) -> None:
+        """Give every interface that has none a MAC: hosts' from their address (as p4-utils), switches' by port."""
+        switches = {name: number for number, name in enumerate(self._switches, 1)}
+        for number, end in enumerate(self._ends(), 1):
+            host = self._hosts.get(end.node)
+            ip = end.ip or (host.ip if host else None)
+            if end.mac is not None or (host is not None and host.mac is not None):
+                continue
+            if ip is not None:
+                tail = IPv4Interface(ip).ip.packed
+                end.mac = "00:00:" + ":".join(f"{byte:02x}" for byte in tail)
+            elif host is None:
+                end.mac = f"02:00:00:{switches[end.node]:02x}:{(end.port or 0) >> 8:02x}:{(end.port or 0) & 255:02x}"
+            else:
+                end.mac = f"02:00:01:00:{number >> 8:02x}:{number & 255:02x}"
 
     def _ends(self) -> list[LinkEnd]:
         return [end for link in self._links for end in link.ends]

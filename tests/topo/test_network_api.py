@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from pathlib import Path
 
+import finsy
 import pytest
+from pyroute2 import IPRoute
 
-from topo.errors import BadNetwork
+from topo import paths
+from topo.errors import BadNetwork, CompileFailed
 from topo.network_api import NetworkAPI
+from topo.runs import clean_up
 
 
 @pytest.fixture
@@ -76,3 +82,59 @@ def test_a_long_name_is_refused_before_anything_is_built() -> None:
     net.addLink("a-host-with-a-name", "s1")
     with pytest.raises(BadNetwork, match="interface name a-host-with-a-name-eth0 is longer than 15"):
         net.startNetwork()
+
+
+@pytest.mark.net
+def test_a_network_as_p4_utils_users_write_it(tmp_path: Path) -> None:
+    """Two hosts behind a router: the P4 program is compiled and loaded, the rows come from a finsy script."""
+    clean_up()
+    with NetworkAPI(log_dir=tmp_path) as net:
+        net.setLogLevel("warning")
+        net.addP4RuntimeSwitch("s1")
+        net.setP4Source("s1", paths.P4SRC / "forward.p4")
+        for name in ("h1", "h2"):
+            net.addHost(name)
+            net.addLink(name, "s1")
+        net.l3()
+        net.enableLogAll(tmp_path)
+        net.startNetwork()
+        assert net.net is not None
+        asyncio.run(_route(net))
+        h1, h2 = net.net["h1"], net.net["h2"]
+        assert (h1.IP(), h2.IP()) == ("10.1.1.2", "10.1.2.2")
+        assert " 0% packet loss" in h1.cmd("ping -c 2 -i 0.2 -W 2 10.1.2.2")
+        assert (tmp_path / "s1.log").exists()
+        with pytest.raises(BadNetwork, match="running already"):
+            net.startNetwork()
+    with IPRoute() as ip:
+        assert not ip.link_lookup(ifname="s1-eth1") and not ip.link_lookup(ifname="p4cpu1")
+
+
+async def _route(net: NetworkAPI) -> None:
+    """Write the routes of both hosts."""
+    program = net.program("s1")
+    options = finsy.SwitchOptions(p4info=program.p4info, p4blob=program.bmv2_json)
+    async with finsy.Switch("s1", net.net["s1"].grpc_address, options) as switch:  # type: ignore[index]
+        for port in (1, 2):
+            host = net.net[f"h{port}"]  # type: ignore[index]
+            action = finsy.P4TableAction(
+                "forward", port=port, src_mac="08:00:00:00:00:01", dst_mac=host.MAC()
+            )
+            match = finsy.P4TableMatch({"address": f"10.1.{port}.0/24"})
+            await switch.insert([finsy.P4TableEntry("route", match=match, action=action)])
+
+
+@pytest.mark.net
+def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """A P4 program that does not compile: the compiler's own message, and no link is left."""
+    clean_up()
+    source = tmp_path / "broken.p4"
+    source.write_text("#include <core.p4>\ncontrol c() { apply { x = 1; } }\n")
+    net = NetworkAPI(log_dir=tmp_path)
+    net.addP4RuntimeSwitch("s1", p4_src=source)
+    net.addHost("h1")
+    net.addLink("h1", "s1")
+    with pytest.raises(CompileFailed, match=r"broken\.p4:2:"):
+        net.startNetwork()
+    with IPRoute() as ip:
+        assert not ip.link_lookup(ifname="s1-eth1")
