@@ -313,10 +313,11 @@ class NetworkAPI:
         self._add_switches(net)
         for link in self._links:
             one, two = link.ends
-            # fmt: off
-            net.addLink(one.node, two.node, port1=one.port, port2=two.port, addr1=one.mac, addr2=two.mac,
-                        intfName1=one.intf, intfName2=two.intf)
-            # fmt: on
+            options = {"port1": one.port, "port2": two.port, "addr1": one.mac, "addr2": two.mac}
+            try:
+                net.addLink(one.node, two.node, **options, intfName1=one.intf, intfName2=two.intf)
+            except Exception as ex:  # Mininet raises nothing more specific
+                raise BadNetwork(f"link {one.node}-{two.node}: {str(ex).strip()}") from ex
             if not switch_class.offload:
                 for end in link.ends:
                     if end.node in self._switches:
@@ -411,9 +412,11 @@ class NetworkAPI:
         for number, end in enumerate(self._ends(), 1):
             host = self._hosts.get(end.node)
             ip = end.ip or (host.ip if host else None)
-            if end.mac is not None or (host is not None and host.mac is not None):
+            if end.mac is not None:
                 continue
-            if ip is not None:
+            if host is not None and host.mac is not None:
+                end.mac = host.mac
+            elif ip is not None:
                 tail = IPv4Interface(ip).ip.packed
                 end.mac = "00:00:" + ":".join(f"{byte:02x}" for byte in tail)
             elif host is None:

@@ -141,9 +141,16 @@ class Testbed:
             api.setP4Source(switch.name, paths.P4SRC / f"{switch.program}.p4")
         for host in self.plan.hosts:
             api.addHost(host.name, ip=str(host.interface), mac=host.mac, defaultRoute=f"via {host.gateway}")
-            api.addLink(host.name, host.switch, port2=host.port)
+            api.addLink(host.name, host.switch, port2=host.port, addr2=host.gateway_mac)
         for trunk in self.plan.trunks:
-            api.addLink(trunk.left, trunk.right, trunk.left_port, trunk.right_port)
+            api.addLink(
+                trunk.left,
+                trunk.right,
+                trunk.left_port,
+                trunk.right_port,
+                addr1=trunk.mac(trunk.left),
+                addr2=trunk.mac(trunk.right),
+            )
         return api
 
     def _make_controller(self, run: Run) -> Controller:
