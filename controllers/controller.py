@@ -143,6 +143,9 @@ class Controller:
         except ControllerError as ex:
             LOG.error("the controller ends: %s", ex)
             self._fatal = ex
+        except (Exception, asyncio.CancelledError) as ex:  # finsy's failures may cancel what waits for them
+            LOG.exception("the controller ends")
+            self._fatal = ControllerError(f"the controller ended: {type(ex).__name__} {ex}".strip())
         finally:
             self._started.set()
 

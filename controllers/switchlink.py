@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 import finsy
 from finsy.proto import p4r
@@ -33,6 +33,7 @@ from controllers.errors import (
 from controllers.rows import Change, Row
 
 LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
 # finsy logs every switch without gNMI as a warning, and every end of one with a traceback; what matters arrives here
 # as exceptions.
 logging.getLogger("finsy").setLevel(logging.CRITICAL + 1)
@@ -101,7 +102,7 @@ class SwitchLink:
         attempt = 0
         while True:
             await self._wait_for_port()
-            switch = finsy.Switch(self.name, self.config.addr, options)
+            switch = _Switch(self.name, self.config.addr, options)
             before = self.connects
             try:
                 await self._session(switch)
@@ -109,10 +110,18 @@ class SwitchLink:
                 raise
             except (finsy.P4ClientError, SwitchError) as ex:
                 LOG.warning("switch %s: %s", self.name, _reason(ex))
+            except asyncio.CancelledError:
+                if switch.failure is None:
+                    raise  # it is we who are to end
+                LOG.warning("switch %s: %s", self.name, _reason(switch.failure))
             except Exception:  # whatever a switch does to finsy, the next connection may be better
                 LOG.exception("switch %s", self.name)
             finally:
                 self._lost()
+            if switch.failure is not None and self.connects == 0:
+                raise ConfigError(
+                    f"switch {self.name} refuses {self.config.bmv2_json or 'its program'}: {_reason(switch.failure)}"
+                )
             attempt = 0 if self.connects > before else attempt + 1
             await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
 
@@ -332,6 +341,30 @@ class SwitchLink:
                     await asyncio.sleep(0)
         except finsy.P4ClientError as ex:
             raise SwitchError(f"switch {self.name} did not answer a read: {_reason(ex)}") from ex
+
+
+class _Switch(finsy.Switch):  # type: ignore[misc]
+    """finsy's switch, which else only logs why it could not set the pipeline, and cancels whoever waits for it.
+
+    finsy marks the class as final; overriding one public method is still the least that gets at the reason.
+    """
+
+    failure: finsy.P4ClientError | None = None
+
+    def create_task(
+        self, coro: Coroutine[Any, Any, _T], *, background: bool = False, name: str | None = None
+    ) -> asyncio.Task[_T]:
+        """Remember why a task failed, unless the switch is just not there."""
+        name = name or getattr(coro, "__qualname__", None)
+        return super().create_task(self._watched(coro), background=background, name=name)
+
+    async def _watched(self, coro: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            return await coro
+        except finsy.P4ClientError as ex:
+            if ex.code != finsy.GRPCStatusCode.UNAVAILABLE:
+                self.failure = ex
+            raise
 
 
 @contextlib.asynccontextmanager

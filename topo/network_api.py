@@ -278,6 +278,9 @@ class NetworkAPI:
                 self._build()
                 compiled.result()
             self._start_switches()
+        except FileNotFoundError as ex:  # Mininet calls many small programs
+            self.stopNetwork()
+            raise MissingTool(f"{ex.filename} is not there: make doctor says what is missing") from ex
         except BaseException:
             self.stopNetwork()
             raise

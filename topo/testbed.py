@@ -11,11 +11,12 @@ switches, `migration` moves programs. At the end of the `with` block everything 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -111,6 +112,7 @@ class Testbed:
         self.plan = plan(self.network)
         run = self._run = stack.enter_context(Run())
         run.record_links(_root_links(self.plan))
+        stack.enter_context(_logging_to(run.folder / "controller.log"))
         self._network_api = stack.enter_context(self._describe(run))
         self._runtime = stack.enter_context(ProcessRuntime())
         self._network_api.startNetwork()
@@ -359,6 +361,22 @@ class Testbed:
             return view()
         except ControllerError as ex:
             raise TestbedError(str(ex)) from ex
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Write what the parts log to a file; without a handler Python would print it in the middle of the CLI."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("controllers", "migration", "finsy")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
 
 
 def parse_service(text: str) -> Endpoint:

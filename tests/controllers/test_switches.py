@@ -135,3 +135,13 @@ def test_another_controller_takes_over_and_goes(controller: Controller, switch: 
     switch.inject(frame(6, client(1), flat("10.0.0.100"), SYN))
     assert switch.taken() == [(2, client(1), flat("10.0.2.2"))]
     eventually(lambda: len(controller.connections()) == 1, "pinning: the digest is enabled again")
+
+
+def test_a_program_that_the_switch_refuses(
+    program: tuple[Path, Path], switch: ModelSwitch, tmp_path: Path
+) -> None:
+    """Start does not wait for a pipeline that will never be there: it repeats the switch's reason."""
+    broken = tmp_path / "broken.json"
+    broken.write_text("no JSON")
+    with pytest.raises(ConfigError, match=r"switch s1 refuses .*broken\.json: INVALID_ARGUMENT"):
+        Controller(controller_config((program[0], broken), switch.address)).start(10)
