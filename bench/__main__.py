@@ -9,6 +9,7 @@ BENCHMARKS = {
     "throughput": "one TCP stream through the load balancer, against a hand-written program",
     "gap": "the pause that a client sees, hold on and off",
     "affinity": "connections that survive changes of the pool, against selection by hash modulo N",
+    "p4runtime": "inserts, deletes and reads over gRPC into the kernel",
     "start": "P4 compiler, switch and testbed: how long until they are there",
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -19,11 +18,9 @@ from tests.controllers.network import _host, inside
 
 
 def test_a_flush_visits_every_cpu_and_comes_back() -> None:
-    """It takes little time, and the thread may run everywhere again."""
+    """And the thread may run everywhere again."""
     before = os.sched_getaffinity(0)
-    begin = time.monotonic()
     flush_backlogs()
-    assert time.monotonic() - begin < 1
     assert os.sched_getaffinity(0) == before
 
 

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,8 +29,6 @@ class SwitchProcess:
 
     process: subprocess.Popen[str]
     address: str
-    started_in: float
-    """Seconds from the start of the process to the ready signal."""
 
     def stop(self) -> tuple[int, str]:
         """Terminate it; return its status and what it printed."""
@@ -43,7 +40,6 @@ class SwitchProcess:
 def start(socket_path: Path, *options: str) -> SwitchProcess:
     """Start the switch on a Unix socket, and return when it serves."""
     read, write = os.pipe()
-    began = time.monotonic()
     process = subprocess.Popen(
         [*COMMAND, *options, "--log-console", "--ready-fd", str(write), "--exit-with-parent",
          "--", "--grpc-server-addr", f"unix:{socket_path}"],
@@ -53,13 +49,12 @@ def start(socket_path: Path, *options: str) -> SwitchProcess:
     try:
         ready, _, _ = select.select([read], [], [], START_TIMEOUT)
         address = os.read(read, 200).decode().strip() if ready else ""
-        took = time.monotonic() - began
         if not address:
             process.kill()
             raise AssertionError(f"the switch does not start: {process.communicate()[0]}")
     finally:
         os.close(read)
-    return SwitchProcess(process, address, took)
+    return SwitchProcess(process, address)
 
 
 @contextmanager
