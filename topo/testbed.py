@@ -259,6 +259,9 @@ class Testbed:
             self.controller.migrations.wait(migration.id)
         except ControllerError as ex:
             raise BadApp(str(ex)) from ex
+        if migration.id not in self._reports:  # it was cancelled over HTTP, or ran into a bug
+            reason = (migration.report or {}).get("reason") or migration.state
+            raise TestbedError(f"migration {migration.id} of {app} did not take place: {reason}")
         return self._reports[migration.id]
 
     def output(self, name: str) -> str:
