@@ -69,9 +69,9 @@ class HandWrittenNetwork:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "rewrite.o"
             flags = [f"-D{name}={value}" for name, value in defines.items()]
-            multiarch = _run("gcc", "-print-multiarch").strip() or "x86_64-linux-gnu"
+            headers = [f"-I{path.parent}" for path in Path("/usr/include").glob("*-linux-gnu/asm")][:1]
             # fmt: off
-            _run("clang", "-O2", "-g", "-target", "bpf", f"-I/usr/include/{multiarch}", *flags,
+            _run("clang", "-O2", "-g", "-target", "bpf", *headers, *flags,
                  "-c", str(SOURCE), "-o", str(target))
             for link in (CLIENT_IF, SERVER_IF):
                 _run("tc", "qdisc", "add", "dev", link, "clsact")
