@@ -221,9 +221,11 @@ class SwitchSteering:
         """Send on what the image knows that the source has sent; what it does not know, the copy sends again."""
         queue = self._balancer.receiver.sent.get(active.hold)
         packets = queue.take_all() if queue is not None else []
-        until = _sent_until(move)
-        active.beyond += [p for p in packets if not _is_known(p, until)]
-        await self._out(active.hold, [p for p in packets if _is_known(p, until)])
+        until = {(c.old, c.peer): c.sent for c in move.connections}
+        known: list[KeptPacket] = []
+        for packet in packets:
+            (known if _is_known(packet, until) else active.beyond).append(packet)
+        await self._out(active.hold, known)
 
     async def _switch_back(self, move: Move) -> None:
         active = self._moves.get(move.id)
@@ -336,10 +338,6 @@ class SwitchSteering:
 def _sources(move: Move) -> set[Endpoint]:
     """Return the endpoints that the source's packets come from."""
     return {x.old for x in move.listeners} | {x.old for x in move.connections}
-
-
-def _sent_until(move: Move) -> dict[tuple[Endpoint, Endpoint], int | None]:
-    return {(c.old, c.peer): c.sent for c in move.connections}
 
 
 def _is_known(packet: KeptPacket, until: Mapping[tuple[Endpoint, Endpoint], int | None]) -> bool:

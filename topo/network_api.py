@@ -29,9 +29,9 @@ from mininet.net import Mininet
 from topo.compile import CompiledProgram, Target, compile_p4
 from topo.errors import BadNetwork, MissingTool
 from topo.hosts import ProcessHost, disable_offloads
+from topo.plan import GRPC_BASE
 from topo.switches import Bmv2Switch, EbpfSwitch, P4RuntimeSwitch
 
-GRPC_BASE = 9559
 INTERFACE_NAME_MAX = 15  # IFNAMSIZ without its terminating zero
 
 

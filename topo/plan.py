@@ -20,7 +20,6 @@ from topo.compile import Target
 from topo.errors import BadNetwork
 
 GRPC_BASE = 9559
-CPU_PORT = 255
 LOAD_BALANCER = "load_balancer"
 FORWARD = "forward"
 MAX_HOSTS = 200

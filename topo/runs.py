@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pyroute2 import IPRoute, NetlinkError
 
 from topo import paths
 from topo.errors import AlreadyRunning, TestbedError
+from topo.waiting import wait_until
 
 MARKER = "P4FERRY_RUN"
 _KILL_TIMEOUT = 5.0  # seconds until processes that were killed must be gone
@@ -132,9 +132,7 @@ def _end_processes(run: str) -> int:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    deadline = time.monotonic() + _KILL_TIMEOUT
-    while processes_of(run) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: not processes_of(run), _KILL_TIMEOUT)
     return len(pids)
 
 

@@ -7,7 +7,6 @@ import socket
 import struct
 
 # struct tcp_info of <linux/tcp.h>: eight bytes, then 32-bit words.
-_LOST_OFFSET = 8 + 6 * 4
 _TOTAL_RETRANS_OFFSET = 8 + 23 * 4
 COUNTERS = ("Tcp.RetransSegs", "TcpExt.TCPLossProbes", "TcpExt.TCPTimeouts", "Tcp.EstabResets", "Tcp.OutRsts")
 
@@ -16,12 +15,6 @@ def total_retransmits(sock: socket.socket) -> int:
     """Return how many segments a connection has sent again."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     return int(struct.unpack_from("=I", info, _TOTAL_RETRANS_OFFSET)[0])
-
-
-def lost_segments(sock: socket.socket) -> int:
-    """Return how many segments a connection believes to be lost right now."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    return int(struct.unpack_from("=I", info, _LOST_OFFSET)[0])
 
 
 def read_counters() -> dict[str, int]:

@@ -8,29 +8,16 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.topo.machine import leftovers, load_report
+from tests.topo.machine import load_report
 from topo import paths
-from topo.runs import clean_up
-from topo.waiting import wait_until
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.usefixtures("leaves_nothing")]
 LB = paths.CHECKOUT / "topo" / "lb.py"
 ECHO = paths.CHECKOUT / "apps" / "tcp_echo.py"
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    """Whatever a test does with the main program, the machine is as before."""
-    clean_up()
-    before = leftovers()
-    yield
-    wait_until(lambda: leftovers() == before, 5.0, 0.1)
-    assert leftovers() == before
 
 
 def lb(*arguments: str, timeout: float = 120, **options: object) -> subprocess.CompletedProcess[str]:

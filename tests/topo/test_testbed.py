@@ -20,11 +20,10 @@ from tests.topo.machine import leftovers
 from topo import paths
 from topo.errors import BadApp, BadNetwork
 from topo.measure import TCP_ECHO, Load, MeasuringClient
-from topo.runs import clean_up
 from topo.testbed import LoadBalancerNetwork, Testbed
 from topo.waiting import wait_until
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.usefixtures("leaves_nothing")]
 SERVER = ["/usr/bin/python3", str(TCP_ECHO), "server"]
 VIP = "10.0.0.100:7000"
 STEPS = [
@@ -40,18 +39,8 @@ STEPS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    """Whatever a test does, the machine is as before."""
-    clean_up()
-    before = leftovers()
-    yield
-    wait_until(lambda: leftovers() == before, 5.0, 0.1)
-    assert leftovers() == before
-
-
 @pytest.fixture
-def net(_leaves_nothing: None) -> Iterator[Testbed]:
+def net(leaves_nothing: None) -> Iterator[Testbed]:
     """A running network of four hosts."""
     with Testbed(LoadBalancerNetwork(hosts=4)) as bed:
         yield bed
@@ -72,7 +61,7 @@ def assert_clean(result: dict) -> None:
     assert result["replies"] == result["requests"] > 0
 
 
-def test_the_readmes_example(tmp_path: Path, _leaves_nothing: None) -> None:
+def test_the_readmes_example(tmp_path: Path, leaves_nothing: None) -> None:
     """As printed, from the checkout."""
     (example,) = re.findall(r"```python\n(.*?)```", (paths.CHECKOUT / "README.md").read_text(), re.DOTALL)
     script = tmp_path / "example.py"
@@ -146,7 +135,7 @@ def test_listeners_of_every_kind(net: Testbed, tmp_path: Path, address: str) -> 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_fails_leaves_the_program_running_at_its_source(
-    step: str, when: str, tmp_path: Path, _leaves_nothing: None
+    step: str, when: str, tmp_path: Path, leaves_nothing: None
 ) -> None:
     """Connections intact, the switch as before, and the report says why."""
     failing = True

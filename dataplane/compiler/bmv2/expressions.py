@@ -12,7 +12,6 @@ from .. import ir
 from .. import types as t
 
 Json = dict[str, Any]
-HEX_ERROR = t.Bits(32)
 
 
 def hexstr(value: int, width: int = 0) -> str:

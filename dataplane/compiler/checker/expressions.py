@@ -13,7 +13,6 @@ BUILT_IN_METHODS = {
     "header_union": ("isValid",),
     "stack": ("push_front", "pop_front"),
 }
-STACK_MEMBERS = ("next", "last", "lastIndex", "size")
 
 
 class ExpressionChecker(TypeChecker):

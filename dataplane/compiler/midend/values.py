@@ -13,7 +13,6 @@ from ..folding import EnumValue, fold_binary, wrap
 from .body import Body, Build
 from .env import Env, Names
 
-BIT1 = t.Bits(1)
 BIT32 = t.Bits(32)
 
 
@@ -39,11 +38,6 @@ class ValueLowering:
 
     def apply_result(self, expr: ast.Member, env: Env, body: Body) -> ir.Value:
         """Lower table.apply().hit where a value is needed."""
-        raise NotImplementedError
-
-    def conditionally(
-        self, cond: ir.Expr, env: Env, body: Body, then: list[ast.Stmt], orelse: list[ast.Stmt]
-    ) -> None:
         raise NotImplementedError
 
     # ---- storage

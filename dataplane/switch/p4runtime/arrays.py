@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from finsy.proto import p4d, p4r
 
@@ -11,6 +12,8 @@ from dataplane.switch.p4runtime.errors import Code, RequestRefused, invalid, ref
 from dataplane.switch.p4runtime.schema import ArrayInfo, Schema
 from dataplane.switch.p4runtime.tables import counter_value
 from dataplane.switch.pipeline import CounterValue, Operation, Pipeline
+
+_V = TypeVar("_V")
 
 
 def _find(arrays: Mapping[int, ArrayInfo], kind: str, array_id: int) -> ArrayInfo:
@@ -35,26 +38,35 @@ def _only_modify(operation: Operation, kind: str) -> None:
         raise invalid(f"{kind} cells always exist: they can only be modified")
 
 
-def read_counters(schema: Schema, pipeline: Pipeline, request: p4r.CounterEntry) -> Iterator[p4r.Entity]:
-    """Return one cell, all cells of a counter, or all cells of all counters."""
-    if request.counter_id == 0:
-        wanted = list(schema.counters.values())
-    else:
-        wanted = [_find(schema.counters, "counter", request.counter_id)]
-    snapshots = []
+def _snapshot(
+    arrays: Mapping[int, ArrayInfo],
+    kind: str,
+    id_: int,
+    request: p4r.CounterEntry | p4r.RegisterEntry,
+    read: Callable[[str], Sequence[_V]],
+) -> Iterator[tuple[ArrayInfo, int, _V]]:
+    """Read now what a request selects: one cell of an array, all of its cells, or (id 0) those of all arrays."""
+    wanted = list(arrays.values()) if id_ == 0 else [_find(arrays, kind, id_)]
+    snapshots: list[tuple[ArrayInfo, int, Sequence[_V]]] = []
     for array in wanted:
         with refusals():
-            values = pipeline.read_counters(array.name)
-        if request.counter_id and request.HasField("index"):
+            values = read(array.name)
+        if id_ and request.HasField("index"):
             index = _check_index(array, request.index.index)
             snapshots.append((array, index, [values[index]]))
         else:
-            snapshots.append((array, 0, list(values)))
+            snapshots.append((array, 0, values))
     return (
-        p4r.Entity(counter_entry=_counter_entry(array, first + offset, value))
+        (array, first + offset, value)
         for array, first, values in snapshots
         for offset, value in enumerate(values)
     )
+
+
+def read_counters(schema: Schema, pipeline: Pipeline, request: p4r.CounterEntry) -> Iterator[p4r.Entity]:
+    """Return one cell, all cells of a counter, or all cells of all counters."""
+    cells = _snapshot(schema.counters, "counter", request.counter_id, request, pipeline.read_counters)
+    return (p4r.Entity(counter_entry=_counter_entry(*cell)) for cell in cells)
 
 
 def _counter_entry(array: ArrayInfo, index: int, value: CounterValue) -> p4r.CounterEntry:
@@ -84,24 +96,8 @@ def write_counter(
 
 def read_registers(schema: Schema, pipeline: Pipeline, request: p4r.RegisterEntry) -> Iterator[p4r.Entity]:
     """Return one cell, all cells of a register array, or all cells of all arrays."""
-    if request.register_id == 0:
-        wanted = list(schema.registers.values())
-    else:
-        wanted = [_find(schema.registers, "register", request.register_id)]
-    snapshots = []
-    for array in wanted:
-        with refusals():
-            values = pipeline.read_register(array.name)
-        if request.register_id and request.HasField("index"):
-            index = _check_index(array, request.index.index)
-            snapshots.append((array, index, [values[index]]))
-        else:
-            snapshots.append((array, 0, list(values)))
-    return (
-        p4r.Entity(register_entry=_register_entry(array, first + offset, value))
-        for array, first, values in snapshots
-        for offset, value in enumerate(values)
-    )
+    cells = _snapshot(schema.registers, "register", request.register_id, request, pipeline.read_register)
+    return (p4r.Entity(register_entry=_register_entry(*cell)) for cell in cells)
 
 
 def _register_entry(array: ArrayInfo, index: int, value: int) -> p4r.RegisterEntry:

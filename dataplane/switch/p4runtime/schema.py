@@ -133,10 +133,6 @@ class Schema:
     packet_in: tuple[Field, ...] = ()
     packet_out: tuple[Field, ...] = ()
 
-    def digest_named(self, name: str) -> DigestInfo | None:
-        """Return the digest that the engine calls by this name."""
-        return next((d for d in self.digests.values() if d.name == name), None)
-
 
 def parse_device_config(data: bytes) -> dict[str, Any]:
     """Parse `p4_device_config`, which is a BMv2 JSON file as it is."""
