@@ -150,10 +150,10 @@ def _make_engine(options: SwitchOptions, device: Device, cleaning: ExitStack) ->
 def _start_capture(options: SwitchOptions, cleaning: ExitStack) -> None:
     if options.pcap_dir is None:
         return
-    from dataplane.switch.capture import Capture
+    from dataplane.switch.capture import Capture, port_taps
 
     try:
-        capture = Capture([name for _, name in options.interfaces], options.pcap_dir)
+        capture = Capture(port_taps([name for _, name in options.interfaces], options.pcap_dir))
     except OSError as ex:
         raise StartFailed(f"--pcap {options.pcap_dir}: {ex.strerror}") from ex
     cleaning.callback(capture.close)

@@ -72,6 +72,31 @@ class CounterValue:
     bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class HoldQueue:
+    """Packet-ins that wait in the switch, and come back as packet-outs when they are let go.
+
+    `packet_in` are the header fields that they have, `packet_out` those that they come back with. A field `port` is in
+    neither: it is carried over. `budget` is the number of bytes that may wait.
+    """
+
+    packet_in: Mapping[str, int]
+    packet_out: Mapping[str, int]
+    budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A hold queue, what it has held so far (packets, bytes, and those without room), and the bytes that wait now."""
+
+    queue: HoldQueue
+    holding: bool
+    packets: int = 0
+    bytes: int = 0
+    dropped: int = 0
+    waiting: int = 0
+
+
 class Operation(Enum):
     """What an update does to a table."""
 
@@ -162,6 +187,26 @@ class Pipeline(Protocol):
 
     def packet_out(self, frame: bytes) -> None:
         """Let a frame (packet-out header in front, if the program declares one) enter on the CPU port."""
+
+    # ---- hold queues, by number; they belong to the switch and outlive its pipelines
+
+    def add_queue(self, number: int, queue: HoldQueue) -> None:
+        """Begin to hold; raises BadEntry where that is not possible."""
+
+    def hold_queue(self, number: int) -> None:
+        """Hold again."""
+
+    def release_queue(self, number: int) -> None:
+        """Let go what waits, in order, and whatever comes behind it; return when nothing waits any more."""
+
+    def remove_queue(self, number: int) -> None:
+        """Let go, and give such packet-ins to the controller again."""
+
+    def queues(self) -> Mapping[int, QueueState]:
+        """Return all hold queues."""
+
+    def lost(self) -> Mapping[str, int]:
+        """Return how many digests and packet-ins were lost on their way to the controller."""
 
 
 PacketInHandler = Callable[[bytes], None]

@@ -32,6 +32,16 @@ class Cells:
         """Overwrite a cell; raises BadEntry."""
         self._cell.pack_into(self._memory, self._offset(index), *numbers)
 
+    def read_raw(self, index: int) -> bytes:
+        """Return a cell's bytes; raises BadEntry."""
+        offset = self._offset(index)
+        return self._memory[offset : offset + self._cell.size]
+
+    def write_raw(self, index: int, data: bytes) -> None:
+        """Overwrite a cell with as many bytes as it has; raises BadEntry."""
+        offset = self._offset(index)
+        self._memory[offset : offset + self._cell.size] = data
+
     def read_all(self) -> list[tuple[int, ...]]:
         """Return every cell."""
         return list(self._cell.iter_unpack(self._memory[: self.size * self._cell.size]))

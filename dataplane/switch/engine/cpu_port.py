@@ -51,6 +51,7 @@ class CpuPort:
     def __init__(self, device_id: int, mtu: int) -> None:
         self.name = interface_name(device_id)
         self._peer = f"{self.name}p"
+        self._device_id = device_id
         self._mtu = mtu
         self._claim = _claim(self.name, device_id)
         try:
@@ -70,9 +71,9 @@ class CpuPort:
     def _make(self) -> int:
         try:
             with IPRoute() as ip:
-                for index in ip.link_lookup(ifname=self.name):
-                    ip.link("del", index=index)  # a killed run of the same device left it
-                ip.link("add", ifname=self.name, kind="veth", peer={"ifname": self._peer}, mtu=MTU)
+                # One that a killed run of the same device left is as good: packets may wait behind it (see `plug`).
+                if not ip.link_lookup(ifname=self.name):
+                    ip.link("add", ifname=self.name, kind="veth", peer={"ifname": self._peer}, mtu=MTU)
                 for name in (self.name, self._peer):
                     _disable_ipv6(name)
                     index = ip.link_lookup(ifname=name)[0]
@@ -88,6 +89,11 @@ class CpuPort:
         sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, PACKET_OUT_MARK)
         sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
         return sock
+
+    def plug_name(self, number: int) -> str:
+        """Return the name of an interface for what waits (see `plug`)."""
+        name = f"p4q{self._device_id}.{number}"
+        return name if len(name) <= _NAME_MAX else f"p4q{zlib.crc32(self.name.encode()):08x}.{number}"
 
     def send(self, cell: memoryview, front: bytes, frame: bytes) -> None:
         """Send a frame through the pipeline with its packet-out header beside it; `cell` is where that goes.

@@ -23,10 +23,11 @@ def reshapes(program: Program) -> bool:
         op["op"] == "advance" for s in program.states.values() for op in s.ops
     ):
         return True
-    return _order_differs(program) or bool(set(_extracted(program)) - set(program.deparser))
+    return order_differs(program) or bool(set(extracted(program)) - set(program.deparser))
 
 
-def _extracted(program: Program) -> list[str]:
+def extracted(program: Program) -> list[str]:
+    """Return the headers that some parser state extracts."""
     return [
         op["parameters"][0]["value"]
         for state in program.states.values()
@@ -35,7 +36,7 @@ def _extracted(program: Program) -> list[str]:
     ]
 
 
-def _order_differs(program: Program) -> bool:
+def order_differs(program: Program) -> bool:
     """Tell whether some path through the parser extracts in another order than the deparser emits."""
     place = {name: index for index, name in enumerate(program.deparser)}
 
@@ -93,7 +94,7 @@ def _write_function(header: Header, index: int, checksums: Sequence[ChecksumWrit
 
 def _reshape_function(program: Program, headers: Sequence[Header]) -> str:
     """Return the function that gives the packet the headers that the pipeline left valid."""
-    ordered = "1" if _order_differs(program) else "p->gap || p->where.emitted != p->where.extracted"
+    ordered = "1" if order_differs(program) else "p->gap || p->where.emitted != p->where.extracted"
     lines = [
         "static __always_inline bool reshape(struct __sk_buff *skb, struct packet *p)",
         "{",

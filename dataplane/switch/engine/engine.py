@@ -18,6 +18,7 @@ from types import TracebackType
 from dataplane.switch.engine.cells import Cells
 from dataplane.switch.engine.clang import Compiler, default_cache
 from dataplane.switch.engine.cpu_port import CpuPort
+from dataplane.switch.engine.hold_queues import HoldQueues
 from dataplane.switch.engine.libbpf import EGRESS, INGRESS, Object, TcFilter, VerifierRejected
 from dataplane.switch.engine.reader import parse_program
 from dataplane.switch.engine.running import EbpfPipeline
@@ -72,6 +73,7 @@ class EbpfEngine:
         self._pipelines: list[EbpfPipeline] = []
         self._active: EbpfPipeline | None = None
         self._cpu = CpuPort(device_id, mtu)
+        self.queues = HoldQueues(self._cpu)
         self._ports: dict[int, _Port] = {cpu_port: _Port(self._cpu.name, self._cpu.ifindex, EGRESS)}
 
     def __enter__(self) -> EbpfEngine:
@@ -191,6 +193,7 @@ class EbpfEngine:
                         port.filter.attach(before.object.program_fd)
                 raise
             self._active = pipeline
+            self.queues.attach(pipeline.holds)
             pipeline.events.start()
 
     def forget(self, pipeline: EbpfPipeline) -> None:
@@ -201,6 +204,7 @@ class EbpfEngine:
             self._pipelines.remove(pipeline)
             if pipeline is self._active:
                 self._active = None
+                self.queues.attach(None)
                 for port in self._ports.values():
                     port.filter.detach()
         pipeline.release()
@@ -213,6 +217,12 @@ class EbpfEngine:
             with cells.memory as cell:
                 self._cpu.send(cell, front, frame)
 
+    def queues_of(self, pipeline: EbpfPipeline) -> HoldQueues:
+        """Return the hold queues, if the pipeline is the active one; raises PipelineError."""
+        if pipeline is not self._active:
+            raise PipelineError("hold queues need an active pipeline")
+        return self.queues
+
     def close(self) -> None:
         """Close the pipelines and remove everything that the engine made."""
         with self._lock:
@@ -222,4 +232,5 @@ class EbpfEngine:
             port.filter.detach()
         for pipeline in pipelines:
             self.forget(pipeline)
+        self.queues.close()
         self._cpu.close()

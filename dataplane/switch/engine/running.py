@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dataplane.switch.engine import matches
 from dataplane.switch.engine.cells import Cells, counter_value
 from dataplane.switch.engine.events import EventReader, RecordReader
+from dataplane.switch.engine.hold_queues import HoldMaps
 from dataplane.switch.engine.libbpf import Map, Object
 from dataplane.switch.engine.parser import front_headers
 from dataplane.switch.engine.source import Source
@@ -18,9 +19,11 @@ from dataplane.switch.pipeline import (
     ActionCall,
     BadEntry,
     CounterValue,
+    HoldQueue,
     Match,
     Operation,
     PipelineError,
+    QueueState,
     TableEntry,
     Update,
 )
@@ -50,6 +53,7 @@ class EbpfPipeline:
             self._cells[name] = Cells(self._map(source.arrays[name]), array.size, 1)
         self._lost = Cells(self._map("p4_lost"), 3, 1)
         self._packet_out = Cells(self._map("p4_packet_out"), 1, _PACKET_OUT_BYTES // 8)
+        self.holds = HoldMaps(loaded, source.holdable) if source.holdable is not None else None
         self._declared = {
             table.name: declared_entries(table, self.program.actions)
             for table in self.program.tables
@@ -116,6 +120,8 @@ class EbpfPipeline:
         self.events.close()
         for cells in (*self._cells.values(), self._lost, self._packet_out):
             cells.close()
+        if self.holds is not None:
+            self.holds.close()
         self.object.close()
 
     # ---- tables
@@ -219,6 +225,28 @@ class EbpfPipeline:
         """Return how many digests and packet-ins found no room, and packets that could not be reshaped."""
         names = ("digests", "packet_ins", "reshaped")
         return {name: self._lost.read(index)[0] for index, name in enumerate(names)}
+
+    # ---- hold queues (the engine's: they outlive a change of the pipeline)
+
+    def add_queue(self, number: int, queue: HoldQueue) -> None:
+        """Begin to hold."""
+        self._engine.queues_of(self).add(number, queue)
+
+    def hold_queue(self, number: int) -> None:
+        """Hold again."""
+        self._engine.queues_of(self).hold(number)
+
+    def release_queue(self, number: int) -> None:
+        """Let go what waits, in order, and whatever comes behind it; return when nothing waits any more."""
+        self._engine.queues_of(self).release(number)
+
+    def remove_queue(self, number: int) -> None:
+        """Let go, and give such packet-ins to the controller again."""
+        self._engine.queues_of(self).remove(number)
+
+    def queues(self) -> Mapping[int, QueueState]:
+        """Return all hold queues."""
+        return self._engine.queues_of(self).states()
 
 
 _CHANGES: Mapping[Operation, Callable[[TableRows, TableEntry], None]] = {

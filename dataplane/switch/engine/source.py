@@ -11,10 +11,13 @@ from dataplane.switch.engine.checksums import ChecksumWriter
 from dataplane.switch.engine.controls import ControlWriter, TableWriter
 from dataplane.switch.engine.deparser import deparser_source, emitted, reshapes
 from dataplane.switch.engine.expressions import valid_bit
+from dataplane.switch.engine.holdable import LONGEST, QUEUES, Holdable, find_holdable
 from dataplane.switch.engine.names import Names, global_identifier, identifier
 from dataplane.switch.engine.parser import parser_source, parser_states
 from dataplane.switch.engine.wire import struct, struct_name
 
+FRONT_BYTES = 120
+"""The longest packet-out header."""
 PACKET_OUT_MARK = 0x70346F75
 """skb->mark of a frame that this process sends as packet-out."""
 
@@ -92,6 +95,11 @@ class Source:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     @cached_property
+    def holdable(self) -> Holdable | None:
+        """Return how packet-ins of this program can wait in the kernel, None if they cannot."""
+        return find_holdable(self.program, self.options.cpu_port)
+
+    @cached_property
     def _checksums(self) -> list[ChecksumWriter]:
         return [
             ChecksumWriter(self.program, item, number) for number, item in enumerate(self.program.checksums)
@@ -107,6 +115,9 @@ class Source:
             f"#define DROP_PORT {self.options.drop_port}",
             f"#define PACKET_OUT_MARK {PACKET_OUT_MARK:#x}",
             f"#define P4_EVENT_BYTES {self.options.event_bytes}",
+            f"#define P4_FRONT_BYTES {FRONT_BYTES}",
+            f"#define P4_HOLD_QUEUES {QUEUES}",
+            f"#define P4_HOLD_BYTES {LONGEST}",
             f"#define ERROR_PACKET_TOO_SHORT {self.program.errors.get('PacketTooShort', 1)}",
         ]
         if "crc32" in algorithms:
@@ -115,6 +126,8 @@ class Source:
             lines += ["#define P4_CRC16", _crc_table("crc16_table", "unsigned short", 0xA001)]
         if reshapes(self.program):
             lines.append("#define P4_MOVES_PAYLOAD")
+        if self.holdable is not None:
+            lines += self.holdable.definitions()
         return "\n".join(lines)
 
     def _structs(self) -> str:
@@ -187,6 +200,8 @@ class Source:
                 *(member(header) for header in self.program.headers.values()),
                 "\tstruct wire raw;  /* as they came in */",
                 "\tstruct wire out;  /* as they leave */",
+                f"\tu8 front[{FRONT_BYTES}] __attribute__((aligned(8)));  /* the packet-out header */",
+                "\tu64 resume;  /* what a hold queue lets pass at once; see runtime.h */",
                 f"\tu64 key[{(size + 7) // 8}];",
                 "};",
             ]
@@ -256,7 +271,7 @@ class Source:
             "",
             "deparse(skb, p);",
             "if (p->standard_metadata.egress_port == CPU_PORT)",
-            "\treturn packet_in(skb, p);",
+            "\treturn to_controller(skb, p);",
         ]
         if reshapes(self.program):
             body += ["if (!reshape(skb, p)) {", "\tlost(LOST_RESHAPE);", "\treturn TC_ACT_SHOT;", "}"]

@@ -165,6 +165,7 @@ def test_hold_resume_and_barrier(lab: Lab, pipeline: EbpfPipeline) -> None:
     """A held packet comes up untouched; resumed it passes its own hold; the barrier answers behind it."""
     pin(pipeline)
     add(pipeline, "hold", (TCP_, ip(SERVER), 8080), "hold_for", 55)
+    add(pipeline, "holding", (55,), "keep", REASON_HELD)
     frame = request("PA", payload=b"precious")
     lab.cables[1].send(frame)
     assert lab.packet_in() == struct.pack("!HBI", 1, REASON_HELD, 55) + frame

@@ -41,8 +41,6 @@ CELLS(p4_lost, u64, LOST_KINDS);
 
 /* The packet that is just being sent from the CPU port. Its header comes here, not in the packet, which so stays
  * an Ethernet frame that the kernel can segment. `length` is the frame's true length: shorter ones are padded. */
-#define P4_FRONT_BYTES 120
-
 struct packet_out {
 	u32 length;
 	u32 front_length;
@@ -50,6 +48,41 @@ struct packet_out {
 };
 
 CELLS(p4_packet_out, struct packet_out, 1);
+
+#ifdef P4_HOLD_HEADER
+/* Hold queues (hold_queues.py): packet-ins that wait in the kernel and come back as packet-outs. */
+struct hold_queue {
+	u64 holding; /* else what comes goes on, behind what waits */
+	u64 in_flight; /* segments between the way in and the way out */
+	u64 waiting; /* their bytes */
+	u64 packets; /* ever held */
+	u64 bytes;
+	u64 dropped;
+	u64 budget; /* of bytes */
+	u32 ifindex; /* where packets wait */
+	u32 cpu; /* that put in the last one */
+	u32 front_length;
+	u8 front[P4_FRONT_BYTES]; /* the packet-out header to come back with, but for the port */
+};
+
+/* Packet-in header, its port zero, to the queue's number. */
+struct held_key {
+	u64 words[2];
+};
+
+#define HOLD_MARK 0x71000000u
+
+CELLS(p4_hold_queues, struct hold_queue, P4_HOLD_QUEUES);
+EXACT(p4_held, struct held_key, u32, P4_HOLD_QUEUES);
+
+/* The program itself, for a packet that is to be processed a second time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__type(key, u32);
+	__type(value, u32);
+	__uint(max_entries, 1);
+} p4_again SEC(".maps");
+#endif
 
 static __always_inline void lost(u32 kind)
 {
@@ -105,10 +138,9 @@ static __always_inline bool advance(struct packet *p, u64 bits)
 /* Copy the next part of the packet-out header. */
 static __always_inline bool extract_front(struct __sk_buff *skb, struct packet *p, u8 *to, u32 size)
 {
-	struct packet_out *out = bpf_map_lookup_elem(&p4_packet_out, &(u32){ 0 });
 	u32 at = p->front_offset;
 
-	if (!out || at + size > p->front_length || at + size > P4_FRONT_BYTES)
+	if (at + size > p->front_length || at + size > P4_FRONT_BYTES)
 		return false;
 #pragma clang loop unroll(full)
 	for (u32 i = 0; i < size; i++) {
@@ -116,7 +148,7 @@ static __always_inline bool extract_front(struct __sk_buff *skb, struct packet *
 
 		if (from >= P4_FRONT_BYTES)
 			return false;
-		to[i] = out->front[from];
+		to[i] = p->front[from];
 	}
 	p->front_offset = at + size;
 	return true;
@@ -179,6 +211,102 @@ static __always_inline int packet_in(struct __sk_buff *skb, struct packet *p)
 	if (!sent)
 		lost(LOST_PACKET_IN);
 	return TC_ACT_STOLEN;
+}
+
+/* ---- to a hold queue, if one waits for just this header in front of an untouched packet */
+
+#ifdef P4_HOLD_HEADER
+/* A GSO packet may leave the queue in pieces. */
+static __always_inline u64 segments(const struct __sk_buff *skb)
+{
+	return skb->gso_segs > 1 ? skb->gso_segs : 1;
+}
+
+static __always_inline bool hold(struct __sk_buff *skb, struct packet *p, int *verdict)
+{
+	struct held_key key = {};
+	struct hold_queue *queue;
+	u32 *number, mark;
+
+	if (p->where.emitted != (p->where.extracted | P4_HOLD_HEADER) || p->changed || p->gap ||
+	    skb->len > P4_HOLD_BYTES)
+		return false;
+	__builtin_memcpy(&key, p->out.P4_HOLD_NAME, sizeof(p->out.P4_HOLD_NAME));
+	((u8 *)&key)[P4_HOLD_IN_PORT] = 0;
+	((u8 *)&key)[P4_HOLD_IN_PORT + 1] = 0;
+	number = bpf_map_lookup_elem(&p4_held, &key);
+	if (!number)
+		return false;
+	queue = bpf_map_lookup_elem(&p4_hold_queues, number);
+	if (!queue)
+		return false;
+	*verdict = TC_ACT_SHOT;
+	mark = HOLD_MARK | (*number & 0xff) << 16 | load16(p->out.P4_HOLD_NAME + P4_HOLD_IN_PORT);
+	if (!queue->holding && (s64)queue->in_flight <= 0) {
+		/* Nothing is in front of it: it comes back at once. */
+		p->resume = mark;
+		bpf_tail_call(skb, &p4_again, 0);
+		p->resume = 0;
+		return true;
+	}
+	if (queue->waiting + skb->len > queue->budget) {
+		__sync_fetch_and_add(&queue->dropped, 1);
+		return true;
+	}
+	if (queue->holding) {
+		__sync_fetch_and_add(&queue->packets, 1);
+		__sync_fetch_and_add(&queue->bytes, skb->len);
+	}
+	__sync_fetch_and_add(&queue->in_flight, segments(skb));
+	__sync_fetch_and_add(&queue->waiting, skb->len);
+	queue->cpu = bpf_get_smp_processor_id();
+	skb->mark = mark;
+	*verdict = bpf_redirect(queue->ifindex, 0);
+	return true;
+}
+
+/* Give a packet that comes back the packet-out header of its queue. */
+static __always_inline bool come_back(struct packet *p, const struct hold_queue *queue, u32 mark)
+{
+	p->standard_metadata.ingress_port = CPU_PORT;
+	p->front_length = queue->front_length;
+	__builtin_memcpy(p->front, queue->front, P4_FRONT_BYTES);
+	store16(p->front + P4_HOLD_OUT_PORT, mark);
+	return true;
+}
+
+static __always_inline struct hold_queue *queue_of(u32 mark)
+{
+	u32 number = mark >> 16 & 0xff;
+
+	return bpf_map_lookup_elem(&p4_hold_queues, &number);
+}
+
+static __always_inline bool leave_queue(struct __sk_buff *skb, struct packet *p)
+{
+	u32 mark = skb->mark;
+	struct hold_queue *queue = queue_of(mark);
+
+	if (!queue)
+		return false;
+	__sync_fetch_and_add(&queue->waiting, -(u64)skb->len);
+	__sync_fetch_and_add(&queue->in_flight, -segments(skb));
+	if ((s64)queue->in_flight <= 0 || (s64)queue->waiting < 0)
+		queue->waiting = 0; /* the pieces of a GSO packet have more headers */
+	skb->mark = 0;
+	return come_back(p, queue, mark);
+}
+#endif
+
+static __always_inline int to_controller(struct __sk_buff *skb, struct packet *p)
+{
+#ifdef P4_HOLD_HEADER
+	int verdict;
+
+	if (hold(skb, p, &verdict))
+		return verdict;
+#endif
+	return packet_in(skb, p);
 }
 
 /* ---- to a port */
@@ -257,8 +385,19 @@ static __always_inline bool restore_tags(struct __sk_buff *skb, struct packet *p
 static __always_inline bool arrive(struct __sk_buff *skb, struct packet *p)
 {
 	u32 ifindex = skb->ifindex;
-	u32 *port = bpf_map_lookup_elem(&p4_port_of, &ifindex);
+	u32 *port;
 
+#ifdef P4_HOLD_HEADER
+	if (p->resume) {
+		u32 mark = p->resume;
+		struct hold_queue *queue = queue_of(mark);
+
+		p->resume = 0;
+		p->length = skb->len;
+		return queue && come_back(p, queue, mark);
+	}
+#endif
+	port = bpf_map_lookup_elem(&p4_port_of, &ifindex);
 	if (!port)
 		return false;
 	if (skb->vlan_present && !restore_tags(skb, p))
@@ -268,11 +407,16 @@ static __always_inline bool arrive(struct __sk_buff *skb, struct packet *p)
 	if (*port == CPU_PORT) {
 		struct packet_out *out = bpf_map_lookup_elem(&p4_packet_out, &(u32){ 0 });
 
+#ifdef P4_HOLD_HEADER
+		if ((skb->mark & 0xff000000) == HOLD_MARK)
+			return leave_queue(skb, p);
+#endif
 		/* What the host's own stack sends there is not for us. */
 		if (!out || skb->mark != PACKET_OUT_MARK)
 			return false;
 		skb->mark = 0;
 		p->front_length = out->front_length;
+		__builtin_memcpy(p->front, out->front, P4_FRONT_BYTES);
 		if (out->length < p->length)
 			p->length = out->length;
 	}
