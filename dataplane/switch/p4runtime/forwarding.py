@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from finsy.proto import p4r
 from google.protobuf.message import Message
 
-from dataplane.switch.p4runtime import arrays, reads
+from dataplane.switch.p4runtime import arrays, externs, reads
 from dataplane.switch.p4runtime.digests import Digests
 from dataplane.switch.p4runtime.errors import Code, RequestRefused, invalid, refusals, unimplemented
 from dataplane.switch.p4runtime.matches import encode_key
@@ -23,7 +23,6 @@ Result = RequestRefused | None
 Undo = Callable[[], None]
 
 NOT_OFFERED = {
-    "extern_entry": "externs",
     "action_profile_member": "action profiles",
     "action_profile_group": "action profiles",
     "meter_entry": "meters",
@@ -87,6 +86,8 @@ class Forwarding:
                 arrays.write_register(self.schema, self.pipeline, operation, entity.register_entry)
             case "digest_entry":
                 self.digests.write(operation, entity.digest_entry)
+            case "extern_entry":
+                externs.write_extern(self.pipeline, operation, entity.extern_entry)
             case None:
                 raise invalid("the update names no entity")
             case kind:
@@ -164,6 +165,8 @@ class Forwarding:
                 return arrays.read_registers(self.schema, self.pipeline, request.register_entry)
             case "digest_entry":
                 return self.digests.read(request.digest_entry)
+            case "extern_entry":
+                return externs.read_externs(self.pipeline, request.extern_entry)
             case None:
                 raise invalid("the request names no entity")
             case kind if kind in NOT_OFFERED and _selects_all(getattr(request, kind)):

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataplane.switch.pipeline import (
     ActionCall,
     CounterValue,
+    HoldQueue,
     Match,
     Pipeline,
     PipelineError,
+    QueueState,
     TableEntry,
     Update,
 )
@@ -97,3 +99,33 @@ class SerializedPipeline:
         """Let a frame enter on the CPU port."""
         with self._lock:
             self._pipeline.packet_out(frame)
+
+    def add_queue(self, number: int, queue: HoldQueue) -> None:
+        """Begin to hold packet-ins."""
+        with self._lock:
+            self._pipeline.add_queue(number, queue)
+
+    def hold_queue(self, number: int) -> None:
+        """Hold again."""
+        with self._lock:
+            self._pipeline.hold_queue(number)
+
+    def release_queue(self, number: int) -> None:
+        """Let go what waits."""
+        with self._lock:
+            self._pipeline.release_queue(number)
+
+    def remove_queue(self, number: int) -> None:
+        """Let go, and hold no longer."""
+        with self._lock:
+            self._pipeline.remove_queue(number)
+
+    def queues(self) -> Mapping[int, QueueState]:
+        """Return all hold queues."""
+        with self._lock:
+            return self._pipeline.queues()
+
+    def lost(self) -> Mapping[str, int]:
+        """Return what was lost on its way to the controller."""
+        with self._lock:
+            return self._pipeline.lost()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dataplane.switch.pipeline import (
@@ -16,11 +17,13 @@ from dataplane.switch.pipeline import (
     CounterValue,
     EntryExists,
     EntryNotFound,
+    HoldQueue,
     Match,
     Operation,
     Pipeline,
     PipelineError,
     PipelineRejected,
+    QueueState,
     TableEntry,
     TableFull,
     Update,
@@ -37,6 +40,8 @@ class ModelPipeline:
         self.const = const
         self.active = self.closed = False
         self.sent: list[bytes] = []
+        self.held: dict[int, QueueState] = {}
+        self.lost_packet_ins = 0
         tables = [t for p in program["pipelines"] for t in p["tables"]]
         self.sizes: dict[str, int] = {t["name"]: t.get("max_size", 1024) for t in tables}
         self.tables: dict[str, dict[Key, TableEntry]] = {name: {} for name in self.sizes}
@@ -114,6 +119,34 @@ class ModelPipeline:
     def packet_out(self, frame: bytes) -> None:
         assert self.active
         self.sent.append(frame)
+
+    def add_queue(self, number: int, queue: HoldQueue) -> None:
+        if number >= 64:
+            raise BadEntry(f"hold queue {number}: a switch has 64")
+        if number in self.held:
+            raise EntryExists(f"hold queue {number} is there already")
+        self.held[number] = QueueState(queue, True)
+
+    def _queue(self, number: int) -> QueueState:
+        if number not in self.held:
+            raise EntryNotFound(f"there is no hold queue {number}")
+        return self.held[number]
+
+    def hold_queue(self, number: int) -> None:
+        self.held[number] = replace(self._queue(number), holding=True)
+
+    def release_queue(self, number: int) -> None:
+        self.held[number] = replace(self._queue(number), holding=False, waiting=0)
+
+    def remove_queue(self, number: int) -> None:
+        self.release_queue(number)
+        del self.held[number]
+
+    def queues(self) -> Mapping[int, QueueState]:
+        return dict(self.held)
+
+    def lost(self) -> Mapping[str, int]:
+        return {"digests": 0, "packet_ins": self.lost_packet_ins}
 
 
 class ModelEngine:

@@ -194,7 +194,7 @@ def test_hold_and_resume(lab: Lab, balancer: Program) -> None:
     lab.use(balancer)
     serve(lab, balancer)
     hold = balancer.row("Ingress.hold", {"protocol": 6, "address": H2, "port": 8080}, "Ingress.hold_for", 77)
-    lab.client.write(insert(hold))
+    lab.client.write(insert(hold), insert(balancer.row("Ingress.holding", {"id": 77}, "Ingress.keep", 2)))
     packets = [tcp("PA", bytes([number]) * 200) for number in range(20)]
     for packet in packets:
         lab.cables[1].send(bytes(packet))

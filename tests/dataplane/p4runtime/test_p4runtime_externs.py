@@ -1,0 +1,101 @@
+"""Hold queues and losses as extern entries, over real gRPC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from finsy.proto import p4r
+from google.protobuf import struct_pb2, wrappers_pb2
+
+from dataplane.switch.p4runtime.externs import EXTERN_TYPE, HOLD_QUEUES, LOSSES
+from tests.dataplane.p4runtime.client import Client, codes, failure
+from tests.dataplane.p4runtime.conftest import ModelSwitch
+
+INVALID, NOT_FOUND, ALREADY_EXISTS, UNIMPLEMENTED = 3, 5, 6, 12
+INSERT, MODIFY, DELETE = p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE
+QUEUE = {"queue": 3, "packet_in": {"reason": 2, "id": 7}, "packet_out": {"id": 7}, "budget": 1 << 26}
+
+
+def extern(fields: dict[str, Any] | None, id_: int = HOLD_QUEUES, type_: int = EXTERN_TYPE) -> p4r.Entity:
+    message = p4r.Entity(extern_entry=p4r.ExternEntry(extern_type_id=type_, extern_id=id_))
+    if fields is not None:
+        struct = struct_pb2.Struct()
+        struct.update(fields)
+        message.extern_entry.entry.Pack(struct)
+    return message
+
+
+def write(client: Client, kind: int, fields: dict[str, Any]) -> None:
+    client.write(p4r.Update(type=kind, entity=extern(fields)))
+
+
+def read(client: Client, id_: int = HOLD_QUEUES) -> list[dict[str, Any]]:
+    found = []
+    for entity in client.read(extern(None, id_)):
+        assert (entity.extern_entry.extern_type_id, entity.extern_entry.extern_id) == (EXTERN_TYPE, id_)
+        struct = struct_pb2.Struct()
+        assert entity.extern_entry.entry.Unpack(struct)
+        found.append({k: dict(v) if isinstance(v, struct_pb2.Struct) else v for k, v in struct.items()})
+    return found
+
+
+def test_the_life_of_a_queue(ready: Client, switch: ModelSwitch) -> None:
+    """Made, let go, held again, removed; read at every stage."""
+    assert read(ready) == []
+    write(ready, INSERT, QUEUE)
+    counts = {"packets": 0, "bytes": 0, "dropped": 0, "waiting": 0}
+    assert read(ready) == [{**QUEUE, "holding": True, **counts}]
+    write(ready, MODIFY, {"queue": 3, "holding": False})
+    assert read(ready)[0]["holding"] is False
+    write(ready, MODIFY, {"queue": 3, "holding": True})
+    assert switch.engine.running.queues()[3].holding
+    write(ready, DELETE, {"queue": 3})
+    assert read(ready) == []
+
+
+def test_losses(ready: Client, switch: ModelSwitch) -> None:
+    """They can be read."""
+    switch.engine.running.lost_packet_ins = 5
+    assert read(ready, LOSSES) == [{"digests": 0, "packet_ins": 5}]
+
+
+def test_a_read_of_everything_shows_none(ready: Client) -> None:
+    """P4Info does not have them: who reads all externs would not know what they are."""
+    write(ready, INSERT, QUEUE)
+    assert ready.read(p4r.Entity(extern_entry=p4r.ExternEntry())) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "code", "message"),
+    [
+        (MODIFY, {"queue": 4, "holding": False}, NOT_FOUND, "there is no hold queue 4"),
+        (DELETE, {"queue": 4}, NOT_FOUND, "there is no hold queue 4"),
+        (INSERT, QUEUE, ALREADY_EXISTS, "hold queue 3 is there already"),
+        (INSERT, QUEUE | {"queue": 64}, INVALID, "a switch has 64"),
+        (INSERT, QUEUE | {"queue": 1.5}, INVALID, "needs queue: a whole number"),
+        (INSERT, QUEUE | {"budget": -1}, INVALID, "needs budget: a whole number"),
+        (INSERT, QUEUE | {"packet_in": 7}, INVALID, "needs packet_in: the fields"),
+        (INSERT, QUEUE | {"packet_out": {"id": "x"}}, INVALID, "needs id: a whole number"),
+        (MODIFY, {"queue": 3}, INVALID, "holding: true or false"),
+    ],
+)
+def test_refusals(ready: Client, kind: int, fields: dict[str, Any], code: int, message: str) -> None:
+    """Each with code and reason."""
+    write(ready, INSERT, QUEUE)
+    error = failure(lambda: write(ready, kind, fields))
+    assert codes(error) == [code]
+    assert message in error.details() or message in str(error.trailing_metadata())
+
+
+def test_other_externs(ready: Client) -> None:
+    """What the switch does not know is unimplemented, as before."""
+    error = failure(lambda: ready.write(p4r.Update(type=INSERT, entity=extern(QUEUE, LOSSES))))
+    assert codes(error) == [UNIMPLEMENTED]
+    assert codes(failure(lambda: ready.read(extern(None, 5, 0x90)))) == [UNIMPLEMENTED]
+    other = extern(None)
+    other.extern_entry.entry.Pack(wrappers_pb2.StringValue(value="hold"))
+    assert codes(failure(lambda: ready.write(p4r.Update(type=INSERT, entity=other)))) == [INVALID]
+    other.extern_entry.entry.Pack(struct_pb2.Struct())
+    other.extern_entry.entry.value = b"\xff"
+    assert codes(failure(lambda: ready.write(p4r.Update(type=INSERT, entity=other)))) == [INVALID]
