@@ -8,8 +8,8 @@
  *   1. source       connection_source, else endpoint_source: who is speaking?
  *   2. destination  connection, else destination (-> a service's Maglev table, or a moved endpoint):
  *                   where does the addressee live now?
- *   3. hold         is one of the two locations on the move? Then the untouched packet goes to the
- *                   controller, which sends it again (packet-out, OP_RESUME) when the program runs again.
+ *   3. hold         is one of the two locations on the move, and held? Then the untouched packet goes to
+ *                   the controller, which sends it again (packet-out, OP_RESUME) when the program runs again.
  *                   What a frozen program's kernel still sends (its timers run) must be held as well:
  *                   a peer's answer to bytes that the checkpoint does not know would be refused.
  *   4. route        next hop towards the location.
@@ -320,6 +320,8 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
 
     // ---- 3. hold
 
+    // Rows of these two name the hold that an endpoint belongs to. They may stand long before and after: a hold
+    // begins and ends with its one row in `holding`, and one in `holding_source`, however many endpoints it has.
     action hold_for(bit<32> id) {
         meta.id = id;
     }
@@ -331,7 +333,7 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
         }
         actions = { hold_for; NoAction; }
         default_action = NoAction();
-        size = 4096;
+        size = 16384;
     }
 
     table hold_source {
@@ -342,7 +344,23 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
         }
         actions = { hold_for; NoAction; }
         default_action = NoAction();
-        size = 4096;
+        size = 16384;
+    }
+
+    action keep(bit<8> reason) {
+        meta.reason = reason;
+    }
+    table holding {
+        key = { meta.id: exact @name("id"); }
+        actions = { keep; NoAction; }
+        default_action = NoAction();
+        size = 1024;
+    }
+    table holding_source {
+        key = { meta.id: exact @name("id"); }
+        actions = { keep; NoAction; }
+        default_action = NoAction();
+        size = 1024;
     }
 
     // ---- 4. route
@@ -460,17 +478,17 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
                 }
             }
 
-            if (meta.reason == 0) {
+            // What comes back from a hold has been this way: it was sent before its source was frozen. Were it
+            // asked again, the holds of a connection's two ends would hand it to each other.
+            if (meta.reason == 0 && meta.resume_id == 0) {
                 if (hold_source.apply().hit) {
-                    if (meta.id != meta.resume_id) {
-                        meta.reason = REASON_HELD_SOURCE;
-                    }
+                    holding_source.apply();
                 }
             }
             if (meta.reason == 0) {
                 if (hold.apply().hit) {
                     if (meta.id != meta.resume_id) {
-                        meta.reason = REASON_HELD;
+                        holding.apply();
                     }
                 }
             }

@@ -33,8 +33,10 @@ def balancer() -> Compiled:
          ["serve", "serve_guarded", "send_to", "direct", "NoAction"], 16384),
         ("maglev", ["service", "slot"], ["choose", "NoAction"], 65536),
         ("backend", ["backend"], ["send_to", "drop"], 1024),
-        ("hold", ["protocol", "address", "port"], ["hold_for", "NoAction"], 4096),
-        ("hold_source", ["protocol", "address", "port"], ["hold_for", "NoAction"], 4096),
+        ("hold", ["protocol", "address", "port"], ["hold_for", "NoAction"], 16384),
+        ("hold_source", ["protocol", "address", "port"], ["hold_for", "NoAction"], 16384),
+        ("holding", ["id"], ["keep", "NoAction"], 1024),
+        ("holding_source", ["id"], ["keep", "NoAction"], 1024),
         ("route", ["address"], ["forward", "drop"], 1024),
     ],
 )  # fmt: skip
