@@ -6,7 +6,7 @@ Byte strings are P4Runtime's canonical ones: as short as possible, at least one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from finsy import P4Schema, P4TableAction, P4TableEntry
@@ -16,7 +16,9 @@ from finsy.proto import p4i, p4r
 from controllers.errors import ConfigError
 from controllers.rows import Change, Op, Row, Value
 
-_UPDATE_TYPE = {Op.INSERT: p4r.Update.INSERT, Op.MODIFY: p4r.Update.MODIFY, Op.DELETE: p4r.Update.DELETE}
+UPDATE_TYPE = {Op.INSERT: p4r.Update.INSERT, Op.MODIFY: p4r.Update.MODIFY, Op.DELETE: p4r.Update.DELETE}
+
+_AHEAD = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class RowCodec:
             table.preamble.alias: _table(table, actions, schema.tables[table.preamble.id])
             for table in info.tables
         }
+        self._ahead: dict[Row, p4r.TableEntry] = {}
 
     @property
     def tables(self) -> list[str]:
@@ -66,10 +69,22 @@ class RowCodec:
     def update(self, change: Change) -> p4r.Update:
         """Return the update of a change."""
         entity = p4r.Entity(table_entry=self.entry(change.row))
-        return p4r.Update(type=_UPDATE_TYPE[change.op], entity=entity)
+        return p4r.Update(type=UPDATE_TYPE[change.op], entity=entity)
+
+    def encode_ahead(self, rows: Iterable[Row]) -> None:
+        """Build entries that will be written when there is no time for it."""
+        if len(self._ahead) > _AHEAD:
+            self._ahead.clear()  # of changes that were never made
+        for row in rows:
+            if row not in self._ahead:
+                self._ahead[row] = self._encode(row)
 
     def entry(self, row: Row) -> p4r.TableEntry:
         """Return the table entry of a row."""
+        made = self._ahead.pop(row, None) if self._ahead else None
+        return made if made is not None else self._encode(row)
+
+    def _encode(self, row: Row) -> p4r.TableEntry:
         table = self._tables.get(row.table)
         if table is None:
             raise ConfigError(f"the switch's program has no table {row.table!r}")

@@ -21,7 +21,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,6 +56,8 @@ class Tap:
         self._socket = _socket_in(host)
         _attach(self._socket)
         self._socket.setblocking(False)
+        self.turn = asyncio.Lock()
+        """Of several programs that leave the host at once, one at a time listens."""
 
     async def wait_for(self, token: bytes, timeout: float) -> bool:
         """Wait for a marker; False if it did not come in time."""
@@ -119,19 +121,16 @@ class Drainer:
             loop = asyncio.get_running_loop()
             self._taps[host.name] = await loop.run_in_executor(self._executor, Tap, host)
 
-    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
-        """Return when everything that had passed the hold has arrived."""
+    async def drain(
+        self, host: Host, link: SwitchLink, hold: int, behind: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Return when everything that had passed the hold has arrived, and `behind` has been done after that began."""
         await self.open(host)
-        deadline = time.monotonic() + _MARKER_S
-        while True:
-            token = os.urandom(16)
-            # As if it came in on the port it will leave by: any port does, nothing is looked up by it.
-            await link.packets_out(OP_RESUME, hold, [(host.port, marker(host.address, token))])
-            if await self._taps[host.name].wait_for(token, _MARKER_AGAIN_S):
-                break
-            if time.monotonic() > deadline:
-                raise SteeringError(f"a packet sent to {host.name} ({host.address}) did not arrive there")
-        await asyncio.get_running_loop().run_in_executor(self._executor, flush_backlogs)
+        tap = self._taps[host.name]
+        async with tap.turn:
+            await _see_through(tap, host, link, hold)
+        flushed = asyncio.get_running_loop().run_in_executor(self._executor, flush_backlogs)
+        await asyncio.gather(flushed, behind())
 
     def close(self, host: str | None = None) -> None:
         """Stop listening at a host; without one, at all of them, and for good."""
@@ -143,14 +142,30 @@ class Drainer:
             self._executor.shutdown()
 
 
+async def _see_through(tap: Tap, host: Host, link: SwitchLink, hold: int) -> None:
+    """Send a marker through the switch and see it arrive; again if it was lost."""
+    deadline = time.monotonic() + _MARKER_S
+    while True:
+        token = os.urandom(16)
+        # As if it came in on the port it will leave by: any port does, nothing is looked up by it.
+        await link.packets_out(OP_RESUME, hold, [(host.port, marker(host.address, token))])
+        if await tap.wait_for(token, _MARKER_AGAIN_S):
+            return
+        if time.monotonic() > deadline:
+            raise SteeringError(f"a packet sent to {host.name} ({host.address}) did not arrive there")
+
+
 def flush_backlogs(rounds: int = ROUNDS) -> None:
-    """Visit every CPU, `rounds` times, and pass one datagram through its backlog. Runs in the calling thread."""
+    """Visit every CPU and pass datagrams through its backlog, one after another. Runs in the calling thread.
+
+    A packet never leaves the CPU that it is on: what it still has to cross is behind it in the same backlog.
+    """
     cpus = os.sched_getaffinity(0)
     try:
         with _loopback() as echo:
-            for _ in range(rounds):
-                for cpu in cpus:
-                    os.sched_setaffinity(0, {cpu})
+            for cpu in cpus:
+                os.sched_setaffinity(0, {cpu})
+                for _ in range(rounds):
                     echo.send(b"p4ferry")
                     echo.recv(16)
     except OSError as ex:

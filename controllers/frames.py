@@ -6,7 +6,7 @@ import struct
 from ipaddress import IPv4Address
 
 from controllers import rows
-from migration.steering import Endpoint, IpProtocol
+from migration.steering import Endpoint, IpProtocol, Spoken
 
 DISCARD_PORT = 9
 """RFC 863."""
@@ -15,6 +15,7 @@ _ETHERNET = 14
 _IPV4 = 20
 _ETHERTYPE_IPV4 = 0x0800
 _FIN, _SYN = 0x01, 0x02
+_OPTION_END, _OPTION_NOTHING, _OPTION_STAMP = 0, 1, 8
 
 
 def flow_of(frame: bytes) -> tuple[Endpoint, Endpoint] | None:
@@ -43,8 +44,38 @@ def tcp_end(frame: bytes) -> int | None:
     return end & 0xFFFFFFFF
 
 
+def tcp_stamp(frame: bytes) -> int | None:
+    """Return a TCP frame's timestamp (TSval of RFC 7323), None if it has none; call it for TCP frames only."""
+    tcp = _ETHERNET + _IPV4
+    at, end = tcp + 20, tcp + (frame[tcp + 12] >> 4) * 4
+    while at < min(end, len(frame)):
+        kind = frame[at]
+        if kind == _OPTION_END:
+            break
+        if kind == _OPTION_NOTHING:
+            at += 1
+            continue
+        if at + 1 >= len(frame) or frame[at + 1] < 2:
+            break
+        if kind == _OPTION_STAMP and at + 6 <= len(frame):
+            return int.from_bytes(frame[at + 2 : at + 6], "big")
+        at += frame[at + 1]
+    return None
+
+
+def is_known(frame: bytes, spoken: Spoken) -> bool:
+    """Say whether a TCP frame was sent before its connection's image was made, and says nothing beyond it.
+
+    Linux tells CRIU the timestamp clock without its lowest bit.
+    """
+    end, stamp = tcp_end(frame), tcp_stamp(frame)
+    return (end is None or is_behind(end, spoken.until)) and (
+        stamp is None or spoken.stamp is None or is_behind(stamp, spoken.stamp | 1)
+    )
+
+
 def is_behind(sequence: int, limit: int) -> bool:
-    """Say whether a sequence number is at or before a limit, modulo 2**32 (RFC 9293, 3.4)."""
+    """Say whether a sequence number or timestamp is at or before a limit, modulo 2**32 (RFC 9293, 3.4)."""
     return (limit - sequence) & 0xFFFFFFFF < 1 << 31
 
 

@@ -6,6 +6,7 @@ What does not fit any more is dropped and counted: the newest, as a router's que
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 DEFAULT_BUDGET = 64 * 1024 * 1024
@@ -47,6 +48,15 @@ class HoldQueue:
         self._waiting.clear()
         self._size = 0
         return taken
+
+    def put_back(self, packets: Sequence[KeptPacket]) -> None:
+        """Keep again what was taken last, in front of what has come since."""
+        self._waiting.extendleft(reversed(packets))
+        self._size += sum(len(packet.frame) for packet in packets)
+
+    def waiting(self) -> Iterator[KeptPacket]:
+        """Yield what waits, oldest first."""
+        return iter(self._waiting)
 
     @property
     def size(self) -> int:

@@ -29,6 +29,7 @@ from controllers.pins import IdleLimits, Pins
 from controllers.receiver import Receiver
 from controllers.rows import Key, Row
 from controllers.switchlink import DIGEST_TIMEOUT_NS, OP_RESUME, OnReady, SwitchLink
+from controllers.switchqueues import SwitchQueues
 from controllers.tables import SwitchTables
 from migration.steering import Endpoint, HeldStats, Move, MovedConnection, MovedListener
 
@@ -76,6 +77,7 @@ class LoadBalancer:
         self.link = SwitchLink(config, on_ready, self.receiver)
         self.tables = SwitchTables(self.link, config.name)
         self.pins = Pins(self.link, self.tables, options.idle, self._locate)
+        self.queues = SwitchQueues(self.link, options.hold_budget)
         self.receiver.on_events = self.pins.on_digest
         self.model = Model()
         self.held_total = HeldTotal()

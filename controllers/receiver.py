@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from controllers.holdqueue import DEFAULT_BUDGET, HoldQueue, KeptPacket
-from controllers.switchlink import REASON_DIRECT, REASON_GUARDED, REASON_HELD, REASON_HELD_SOURCE
+from controllers.rows import REASON_DIRECT, REASON_GUARDED, REASON_HELD, REASON_HELD_SOURCE
 
 _OPENINGS_BUDGET = 16 * 1024 * 1024
 

@@ -39,6 +39,12 @@ def undo(table: Table, backends: Iterable[Backend], move: Move) -> Undo:
     return made
 
 
+def table_after(table: Table, undo: Undo) -> dict[Key, Row]:
+    """Return what a table would be after an undo."""
+    after = {key: row for key, row in table.items() if key not in undo.deletes}
+    return after | {row.key: row for row in undo.upserts}
+
+
 def _undo_listener(
     table: Table, by_location: dict[Endpoint, Backend], listener: MovedListener, made: Undo
 ) -> None:

@@ -14,6 +14,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 from migration.steering import Endpoint, IpProtocol
 
+REASON_BARRIER, REASON_HELD, REASON_GUARDED, REASON_DIRECT, REASON_HELD_SOURCE = 1, 2, 3, 4, 5
+"""As in load_balancer.p4."""
+
 Value = int | tuple[int, int] | None
 """A match: exact or optional an integer; lpm (value, prefix length); ternary (value, mask); range (low, high)."""
 
@@ -128,6 +131,16 @@ def hold_source_key(location: Endpoint) -> Key:
     return ("hold_source", _keyed(location), 0)
 
 
+def holding_key(hold: int) -> Key:
+    """Return the key of a hold of what goes to its endpoints."""
+    return ("holding", (hold,), 0)
+
+
+def holding_source_key(hold: int) -> Key:
+    """Return the key of a hold of what its endpoints send."""
+    return ("holding_source", (hold,), 0)
+
+
 # ---- rows
 
 
@@ -172,13 +185,23 @@ def backend_at(backend: int, location: Endpoint) -> Row:
 
 
 def hold_for(location: Endpoint, hold: int) -> Row:
-    """Keep every packet for a location at the controller."""
+    """Let a location belong to a hold."""
     return Row("hold", _keyed(location), "hold_for", (hold,))
 
 
 def hold_source_for(location: Endpoint, hold: int) -> Row:
-    """Keep every packet from a location at the controller."""
+    """Let what a location sends belong to a hold."""
     return Row("hold_source", _keyed(location), "hold_for", (hold,))
+
+
+def holding(hold: int) -> Row:
+    """Keep every packet for a hold's locations."""
+    return Row("holding", (hold,), "keep", (REASON_HELD,))
+
+
+def holding_source(hold: int) -> Row:
+    """Keep every packet from a hold's locations."""
+    return Row("holding_source", (hold,), "keep", (REASON_HELD_SOURCE,))
 
 
 def route(network: IPv4Network, port: int, src_mac: int, dst_mac: int) -> Row:

@@ -8,29 +8,35 @@ middle) is taken back by what the rows say (`recovery`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from controllers import recovery, relocation, rows
-from controllers.errors import ControllerError
-from controllers.frames import flow_of, is_behind, tcp_end
-from controllers.holdqueue import KeptPacket
+from controllers.errors import Conflict, ControllerError, SwitchNotReady
+from controllers.frames import flow_of, is_known
+from controllers.holdqueue import HoldQueue, KeptPacket
 from controllers.hosts import Host, Hosts
 from controllers.loadbalancer import LoadBalancer
 from controllers.relocation import Plan
 from controllers.rows import Key, Row
 from controllers.switchlink import OP_RESUME, SwitchLink
-from migration.steering import Endpoint, HeldStats, Move, SteeringError
+from migration import trace
+from migration.steering import Endpoint, HeldStats, Move, Spoken, SteeringError
 
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _CALL_S = 30.0
+_PATIENCE_S = 10.0
+_AGAIN_S = 0.05
 _RELEASE_ROUNDS = 3
+_TURN = 256
+"""Rows of a write that is not urgent."""
 
 
 class Drains(Protocol):
@@ -39,8 +45,10 @@ class Drains(Protocol):
     async def open(self, host: Host) -> None:
         """Get ready, when there is time."""
 
-    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
-        """Return when everything that had passed the hold has arrived."""
+    async def drain(
+        self, host: Host, link: SwitchLink, hold: int, behind: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Return when everything that had passed the hold has arrived, and `behind` has been done after that began."""
 
     def close(self, host: str | None = None) -> None:
         """Let go of a host, or of everything."""
@@ -54,7 +62,13 @@ class _Active:
     hold: int
     plan: Plan = field(default_factory=Plan)
     before: dict[Key, Row | None] = field(default_factory=dict)
+    marked: set[Key] = field(default_factory=set)
+    """The rows that say which endpoints belong to the hold; they stand from `prepare` to the end."""
+    unmarked: bool = False
+    """There is a plan whose endpoints may not all belong to the hold."""
     held: set[Endpoint] = field(default_factory=set)
+    draining: bool = False
+    """A hold has begun, or was extended, since packets under way were last waited for."""
     switched: bool = False
     stats: HeldStats = field(default_factory=HeldStats)
     beyond: list[KeptPacket] = field(default_factory=list)
@@ -74,12 +88,19 @@ class SwitchSteering:
     ) -> None:
         self.holding = holding
         """False leaves packets unheld: only to show what the hold is good for."""
+        self.timeout = _CALL_S
+        """Seconds that one call may take."""
+        self.patience = _PATIENCE_S
+        """Seconds that a call waits for a switch that is away."""
         self._balancer = balancer
         self._hosts = hosts
         self._loop = loop
         self._moves: dict[str, _Active] = {}
         self._hold_ids = itertools.count(1)
+        self._left: set[Key] = set()
+        """Rows of locations that were left, kept for packets from there which another move's hold still has."""
         self._drainer = drainer
+        self._queues = balancer.queues
 
     def close(self) -> None:
         """Let go of sockets and threads."""
@@ -89,41 +110,67 @@ class SwitchSteering:
 
     def prepare(self, move: Move) -> None:
         """Make what the program will send from its new location carry its identity."""
-        self._call(self._prepare(move))
+        self._call(lambda: self._prepare(move))
 
     def hold(self, move: Move) -> None:
         """Keep every packet for the endpoints, and wait for those that had passed."""
-        self._call(self._hold(move))
+        self._call(lambda: self._hold(move))
+
+    def start_hold(self, move: Move) -> None:
+        """Keep every packet for the endpoints from now on."""
+        self._call(lambda: self._start_hold(move))
+
+    def drained(self, move: Move) -> None:
+        """Wait for the packets that had passed before the hold stood."""
+        self._call(lambda: self._drained(move))
 
     def extend(self, move: Move) -> None:
         """Prepare and hold what the image has more than /proc had."""
-        self._call(self._extend(move))
+        self._call(lambda: self._extend(move))
 
     def switch_over(self, move: Move) -> None:
         """Send the endpoints' packets to their new location from now on."""
-        self._call(self._switch_over(move))
+        self._call(lambda: self._switch_over(move))
 
     def release(self, move: Move) -> HeldStats:
         """Send on what was held, in order, and stop holding."""
-        return self._call(self._release(move))
+        return self._call(lambda: self._release(move))
 
     def switch_back(self, move: Move) -> None:
         """Undo prepare and switch_over."""
-        self._call(self._switch_back(move))
+        self._call(lambda: self._switch_back(move))
 
     def finish(self, move: Move) -> None:
         """Forget the old location."""
-        self._call(self._finish(move))
+        self._call(lambda: self._finish(move))
 
-    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+    def _call(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        future = asyncio.run_coroutine_threadsafe(self._patiently(work), self._loop)
         try:
-            return future.result(_CALL_S)
+            return future.result(self.timeout)
         except ControllerError as ex:
             raise SteeringError(str(ex)) from ex
         except FutureTimeout as ex:
             future.cancel()
-            raise SteeringError(f"the network did not follow within {_CALL_S:g} s") from ex
+            raise SteeringError(f"the network did not follow within {self.timeout:g} s") from ex
+
+    async def _patiently(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Do a piece of work; if the switch is away, wait until it is back, and do it again.
+
+        Every piece may be repeated: rows that are there already are not written twice.
+        """
+        link, loop = self._balancer.link, asyncio.get_running_loop()
+        deadline = loop.time() + self.patience
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                if not link.ready.is_set():
+                    await asyncio.wait_for(link.ready.wait(), max(0.0, deadline - loop.time()))
+            try:
+                return await work()
+            except SwitchNotReady:
+                if loop.time() >= deadline:
+                    raise
+                await asyncio.sleep(_AGAIN_S)
 
     # ---- prepare
 
@@ -131,7 +178,7 @@ class SwitchSteering:
         active = self._moves.get(move.id)
         if active is None:
             hold = next(self._hold_ids)
-            while hold in self._balancer.receiver.holds or self._hold_in_use(hold):
+            while hold in self._balancer.receiver.holds or hold in self._queues or self._hold_in_use(hold):
                 hold = next(self._hold_ids)
             active = self._moves[move.id] = _Active(move, hold)
         return active
@@ -147,15 +194,36 @@ class SwitchSteering:
         source = self._host(move.source)
         self._plan(active, move)
         await self._balancer.write(active.plan.prepare.values())
+        self._balancer.link.codec.encode_ahead(active.plan.switch.values())
         if self.holding:
+            await self._write_in_turns(self._mark(active))
+            await self._queues.begin(active.hold)
             await self._drainer.open(source)
+
+    def _mark(self, active: _Active) -> list[Row]:
+        """Return the rows that are still to be written so that all endpoints belong to the hold."""
+        if not self.holding or not active.unmarked:
+            return []
+        active.unmarked = False
+        wanted = [rows.hold_for(location, active.hold) for location in active.plan.locations]
+        wanted += [rows.hold_source_for(location, active.hold) for location in _sources(active.move)]
+        active.marked |= {row.key for row in wanted}
+        return [row for row in wanted if self._balancer.table.get(row.key) != row]
+
+    async def _write_in_turns(self, upserts: Sequence[Row] = (), deletes: Sequence[Key] = ()) -> None:
+        """Write what is neither urgent nor one change, and let others write in between."""
+        for start in range(0, max(len(upserts), len(deletes)), _TURN):
+            await self._balancer.write(upserts[start : start + _TURN], deletes[start : start + _TURN])
 
     def _plan(self, active: _Active, move: Move) -> None:
         """Plan a move, and remember what its keys had before the first of them was written."""
         active.move = move
         active.plan = relocation.plan(self._balancer.table, self._balancer.model.backends.values(), move)
-        for key in active.plan.touched():
-            active.before.setdefault(key, self._balancer.table.get(key))
+        active.unmarked = True
+        touched = active.plan.touched()
+        for key in touched:
+            active.before.setdefault(key, None if key in self._left else self._balancer.table.get(key))
+        self._left -= touched
 
     def _host(self, name: str) -> Host:
         host = self._hosts.get(name)
@@ -166,6 +234,10 @@ class SwitchSteering:
     # ---- hold
 
     async def _hold(self, move: Move) -> None:
+        await self._start_hold(move)
+        await self._drained(move)
+
+    async def _start_hold(self, move: Move) -> None:
         if not self.holding:
             return
         active = self._active(move)
@@ -173,12 +245,27 @@ class SwitchSteering:
             return
         if not active.plan.locations:
             self._plan(active, move)
-        self._balancer.receiver.hold_queue(active.hold)
+        await self._queues.begin(active.hold)
+        active.draining = True
+        await self._balancer.write([*self._mark(active), rows.holding(active.hold)])
         active.held |= active.plan.locations
-        holds = [rows.hold_for(location, active.hold) for location in active.held]
-        holds += [rows.hold_source_for(location, active.hold) for location in _sources(move)]
-        await self._balancer.write(holds)
-        await self._drainer.drain(self._host(move.source), self._balancer.link, active.hold)
+
+    async def _drained(self, move: Move) -> None:
+        active = self._moves.get(move.id)
+        if active is None or not active.draining:
+            return
+        # Only behind the marker: what the program has answered until then need not wait.
+        keep = [rows.holding_source(active.hold)]
+        with trace.told(
+            move.source, "marker, through the switch", "marker: nothing is on its way here any more"
+        ):
+            await self._drainer.drain(
+                self._host(move.source),
+                self._balancer.link,
+                active.hold,
+                lambda: self._balancer.write(keep),
+            )
+        active.draining = False
 
     async def _extend(self, move: Move) -> None:
         active = self._active(move)
@@ -186,9 +273,12 @@ class SwitchSteering:
         self._plan(active, move)
         superfluous = earlier - active.plan.touched()
         await self._restore(active, superfluous)
-        await self._balancer.write(active.plan.prepare.values())
-        if active.plan.locations - active.held:
-            await self._hold(move)
+        await self._balancer.write([*active.plan.prepare.values(), *self._mark(active)])
+        if active.held and active.plan.locations - active.held:
+            active.held |= active.plan.locations
+            active.draining = True
+        if active.held:
+            await self._drained(move)
 
     async def _restore(self, active: _Active, keys: set[Key]) -> None:
         """Put keys back to what they were before the move."""
@@ -206,6 +296,9 @@ class SwitchSteering:
     # ---- switch over, and back
 
     async def _switch_over(self, move: Move) -> None:
+        if move.id not in self._moves:
+            await self._switch_over_unknown(move)
+            return
         active = self._active(move)
         if active.switched:
             return
@@ -217,15 +310,47 @@ class SwitchSteering:
         for backend, (_, new) in active.plan.backends.items():
             self._balancer.relocated(backend, new)
 
+    async def _switch_over_unknown(self, move: Move) -> None:
+        """Switch over without having prepared it: another controller began this move, and may have come this far.
+
+        What is written is the difference between what is there and what there would be if all had been done from the
+        start: nothing of it leads back to the old location in between, where nobody lives.
+        """
+        table, backends = self._balancer.table, self._balancer.model.backends.values()
+        undo = recovery.undo(table, backends, move)
+        start = recovery.table_after(table, undo)
+        homes = [replace(b, location=undo.backends.get(b.id, b.location)) for b in backends]
+        try:
+            plan = relocation.plan(start, homes, move)
+        except Conflict:
+            return  # even its last rows are gone: it was finished
+        active = self._active(move)
+        active.plan = plan
+        active.before = {key: start.get(key) for key in plan.touched()}
+        active.marked = _marks(move, table)
+        for hold in {table[key].params[0] for key in active.marked}:
+            active.hold = hold  # it may hold something still
+        wanted = plan.prepare | plan.switch
+        gone = [key for key in (*undo.deletes, *plan.switch_deletes) if key not in wanted]
+        back = [row for row in undo.upserts if row.key not in wanted and row.key not in plan.switch_deletes]
+        await self._balancer.write([*back, *wanted.values()], gone)
+        active.switched = True
+        for backend, (_, new) in plan.backends.items():
+            self._balancer.relocated(backend, new)
+
     async def _send_on_share(self, active: _Active, move: Move) -> None:
         """Send on what the image knows that the source has sent; what it does not know, the copy sends again."""
         queue = self._balancer.receiver.sent.get(active.hold)
-        packets = queue.take_all() if queue is not None else []
+        if not (packets := queue.take_all() if queue is not None else []):
+            return
         until = {(c.old, c.peer): c.sent for c in move.connections}
         known: list[KeptPacket] = []
+        beyond: list[KeptPacket] = []
         for packet in packets:
-            (known if _is_known(packet, until) else active.beyond).append(packet)
-        await self._out(active.hold, known)
+            (known if _is_known(packet, until) else beyond).append(packet)
+        with _kept_if_lost(queue, packets):
+            await self._out(active.hold, known)
+        active.beyond += beyond
 
     async def _switch_back(self, move: Move) -> None:
         active = self._moves.get(move.id)
@@ -241,8 +366,9 @@ class SwitchSteering:
         active.beyond.clear()
         active.before.clear()
         active.plan = Plan(locations=active.plan.locations)
-        self._drainer.close(move.source)
-        self._forget_if_done(active)
+        self._close_drain(active)
+        if not active.held:
+            await self._unmark(active, active.marked)
 
     async def _switch_back_unknown(self, move: Move) -> None:
         """Go back without having been there: another controller began this move."""
@@ -255,38 +381,55 @@ class SwitchSteering:
 
     async def _release(self, move: Move) -> HeldStats:
         active = self._moves.get(move.id)
-        locations = {e for x in move.listeners for e in (x.old, x.new)}
-        locations |= {e for y in move.connections for e in (y.old, y.new)}
-        held = locations | (active.held if active is not None else set())
         table = self._balancer.table
-        keys = [key for e in held if (key := rows.hold_key(e)) in table]
-        sources = [key for e in held if (key := rows.hold_source_key(e)) in table]
-        ids = {table[key].params[0] for key in (*keys, *sources)} | ({active.hold} if active else set())
+        marked = active.marked if active is not None else _marks(move, table)
+        ids = {active.hold} if active is not None else {table[key].params[0] for key in marked}
         if active is None or not active.switched:
             # The source lives on: what it has sent first, and its answers to what comes now freely.
-            await self._balancer.write((), sources)
+            await self._balancer.write((), [rows.holding_source_key(hold) for hold in ids])
             await self._balancer.link.barrier()
         for hold in ids:
             await self._let_go_sent(hold, active, move)
+            await self._queues.release(hold)
             await self._send_on(hold)
-        await self._balancer.write((), [*keys, *(key for key in sources if key in table)])
+        is_switched = active is not None and active.switched
+        # The frozen source's kernel may speak as long as its sockets are there, which is until `finish`.
+        over = (rows.holding_key,) if is_switched else (rows.holding_key, rows.holding_source_key)
+        ends = [key(hold) for hold in ids for key in over]
+        await self._balancer.write((), ends)
         stats = HeldStats()
         for hold in ids:
             await self._balancer.link.barrier()
             if await self._resend(hold):
                 await self._balancer.link.barrier()
             await self._let_go_sent(hold, active, move)
-            for queues in (self._balancer.receiver.holds, self._balancer.receiver.sent):
-                if (queue := queues.pop(hold, None)) is not None:
-                    stats = _sum(stats, HeldStats(queue.packets, queue.bytes, queue.dropped))
+            stats = _sum(stats, await self._queues.end(hold))
+            if (queue := self._balancer.receiver.holds.pop(hold, None)) is not None:
+                stats = _sum(stats, HeldStats(queue.packets, queue.bytes, queue.dropped))
+            if (queue := self._balancer.receiver.sent.get(hold)) is not None:
+                stats = _sum(stats, HeldStats(queue.packets, queue.bytes, queue.dropped))
+                if not is_switched:
+                    del self._balancer.receiver.sent[hold]
         earlier = HeldStats()
         if active is not None:
             # A move may be held and let go several times before the freeze.
             earlier, active.stats = active.stats, _sum(active.stats, stats)
             active.held.clear()
-            self._forget_if_done(active)
+        if active is None or not active.before:
+            await self._unmark(active, marked)
         self._balancer.held_total.add(stats)
+        await self._forget_left()
         return _sum(earlier, stats)
+
+    async def _unmark(self, active: _Active | None, marked: Iterable[Key]) -> None:
+        """Let endpoints belong to no hold any more."""
+        await self._write_in_turns((), list(marked))
+        if active is not None:
+            if not active.held and active.hold in self._queues:
+                await self._queues.end(active.hold)  # begun before the hold, which never came
+            active.marked.clear()
+            active.unmarked = True
+            self._forget_if_done(active)
 
     async def _send_on(self, hold: int) -> None:
         """Empty a queue while its hold still stands, so that what comes meanwhile queues behind.
@@ -294,6 +437,8 @@ class SwitchSteering:
         A busy program's packets never cease to come: when they do not become fewer, going on only delays them.
         """
         for _ in range(_RELEASE_ROUNDS):
+            if hold in self._queues and not self._balancer.receiver.holds.get(hold):
+                return  # nothing of it comes here
             sent = await self._resend(hold)
             await self._balancer.link.barrier()
             left = len(self._balancer.receiver.holds.get(hold, ()))
@@ -303,7 +448,8 @@ class SwitchSteering:
     async def _resend(self, hold: int) -> int:
         queue = self._balancer.receiver.holds.get(hold)
         packets = queue.take_all() if queue is not None else []
-        await self._out(hold, packets)
+        with _kept_if_lost(queue, packets):
+            await self._out(hold, packets)
         return len(packets)
 
     async def _let_go_sent(self, hold: int, active: _Active | None, move: Move) -> None:
@@ -311,9 +457,13 @@ class SwitchSteering:
         if active is not None and active.switched:
             await self._send_on_share(active, move)
         elif (queue := self._balancer.receiver.sent.get(hold)) is not None:
-            await self._out(hold, queue.take_all())
+            packets = queue.take_all()
+            with _kept_if_lost(queue, packets):
+                await self._out(hold, packets)
 
     async def _out(self, hold: int, packets: Sequence[KeptPacket]) -> None:
+        if packets:
+            trace.sent(trace.SWITCH, f"send on {len(packets)} held packets")
         await self._balancer.link.packets_out(OP_RESUME, hold, [(p.port, p.frame) for p in packets])
 
     # ---- finish
@@ -323,16 +473,57 @@ class SwitchSteering:
         if active is None:
             return
         if active.switched:
-            await self._balancer.write((), active.plan.finish_deletes)
+            await self._balancer.write((), [rows.holding_source_key(active.hold)])
+            await self._balancer.link.barrier()
+            self._balancer.receiver.sent.pop(active.hold, None)
+            await self._forget_left(active.plan.finish_deletes)
         active.before.clear()
         active.plan = Plan()
-        self._drainer.close(move.source)
-        self._forget_if_done(active)
+        self._close_drain(active)
+        if not active.held:
+            await self._unmark(active, active.marked)
+
+    async def _forget_left(self, keys: Iterable[Key] = ()) -> None:
+        """Delete the rows of locations that were left.
+
+        When both ends of a connection move, one end's packets may still wait in the hold of the other. They carry the
+        location that they were sent from, so the rows that say who that was stay until they have gone on.
+        """
+        self._left |= set(keys)
+        if not self._left:
+            return
+        for active in self._moves.values():
+            self._left -= active.plan.touched()
+        if any(active.held and active.hold in self._queues for active in self._moves.values()):
+            return  # nobody sees what waits in the switch
+        over = self._left - _speakers(self._balancer.receiver.holds.values())
+        await self._balancer.write((), over)
+        self._left -= over
+
+    def _close_drain(self, active: _Active) -> None:
+        """Let go of the source's taps, unless another program is leaving that host at the same time."""
+        host = active.move.source
+        if not any(other.move.source == host for other in self._moves.values() if other is not active):
+            self._drainer.close(host)
 
     def _forget_if_done(self, active: _Active) -> None:
         """Drop the memory of a move that neither holds anything nor can go back any more."""
-        if not active.held and not active.before:
+        if not active.held and not active.before and not active.marked:
             self._moves.pop(active.move.id, None)
+
+
+@contextlib.contextmanager
+def _kept_if_lost(queue: HoldQueue | None, packets: Sequence[KeptPacket]) -> Iterator[None]:
+    """Put packets back that could not be sent on, because the switch is away: they are for when it has returned.
+
+    Some may have gone out. Their receivers know a packet that comes twice.
+    """
+    try:
+        yield
+    except SwitchNotReady:
+        if queue is not None:
+            queue.put_back(packets)
+        raise
 
 
 def _sources(move: Move) -> set[Endpoint]:
@@ -340,11 +531,28 @@ def _sources(move: Move) -> set[Endpoint]:
     return {x.old for x in move.listeners} | {x.old for x in move.connections}
 
 
-def _is_known(packet: KeptPacket, until: Mapping[tuple[Endpoint, Endpoint], int | None]) -> bool:
-    """Say whether the image counts all of a packet's bytes as sent; what it does not have will not be sent again."""
-    flow, end = flow_of(packet.frame), tcp_end(packet.frame)
-    limit = until.get(flow) if flow is not None else None
-    return end is None or limit is None or is_behind(end, limit)
+def _marks(move: Move, table: Mapping[Key, Row]) -> set[Key]:
+    """Return the rows that give a move's endpoints to a hold, as the table has them."""
+    ends = {e for x in move.listeners for e in (x.old, x.new)} | {
+        e for y in move.connections for e in (y.old, y.new)
+    }
+    return {key for e in ends for key in (rows.hold_key(e), rows.hold_source_key(e)) if key in table}
+
+
+def _speakers(queues: Iterable[HoldQueue]) -> set[Key]:
+    """Return the keys of the rows that say who has sent the packets in some queues."""
+    keys: set[Key] = set()
+    for flow in {flow_of(packet.frame) for queue in queues for packet in queue.waiting()}:
+        if flow is not None:
+            keys |= {rows.connection_source_key(*flow), rows.endpoint_source_key(flow[0])}
+    return keys
+
+
+def _is_known(packet: KeptPacket, until: Mapping[tuple[Endpoint, Endpoint], Spoken | None]) -> bool:
+    """Say whether the image knows a packet; a connection that it does not have will not speak again."""
+    flow = flow_of(packet.frame)
+    spoken = until.get(flow) if flow is not None else None
+    return spoken is None or is_known(packet.frame, spoken)
 
 
 def _sum(one: HeldStats, other: HeldStats) -> HeldStats:

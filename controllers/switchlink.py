@@ -14,13 +14,16 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import finsy
 from finsy.proto import p4r
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 
-from controllers.codec import RowCodec
+from controllers.codec import UPDATE_TYPE, RowCodec
 from controllers.config import SwitchConfig
 from controllers.errors import (
     BarrierTimeout,
@@ -30,7 +33,8 @@ from controllers.errors import (
     SwitchNotReady,
     WriteRefused,
 )
-from controllers.rows import Change, Row
+from controllers.rows import REASON_BARRIER, Change, Op, Row
+from migration.trace import SWITCH, told
 
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -39,13 +43,14 @@ _T = TypeVar("_T")
 logging.getLogger("finsy").setLevel(logging.CRITICAL + 1)
 
 OP_SEND, OP_RESUME, OP_BARRIER = 0, 1, 2
-REASON_BARRIER, REASON_HELD, REASON_GUARDED, REASON_DIRECT, REASON_HELD_SOURCE = 1, 2, 3, 4, 5
 """As in load_balancer.p4."""
 
+_EXTERN_TYPE = 0x81
 DIGEST = "connection_event_t"
 DIGEST_TIMEOUT_NS = 1_000_000
 DIGEST_LIST = 64
 _QUEUE = 1 << 20
+_AWAY = (finsy.GRPCStatusCode.UNAVAILABLE, finsy.GRPCStatusCode.CANCELLED)
 _BATCH = 4096
 _POLL_S = 0.02
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -78,7 +83,7 @@ class SwitchLink:
         self.ready = asyncio.Event()
         self._on_ready = on_ready
         self._listener = listener
-        self._switch: finsy.Switch | None = None
+        self._switch: _Switch | None = None
         self._codec: RowCodec | None = None
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._tokens = itertools.count(1)
@@ -147,7 +152,7 @@ class SwitchLink:
                 await writer.wait_closed()
             return
 
-    async def _session(self, switch: finsy.Switch) -> None:
+    async def _session(self, switch: _Switch) -> None:
         """Serve one connection until it ends."""
         down, events = asyncio.Event(), asyncio.Queue[bool]()
         switch.ee.on(finsy.SwitchEvent.CHANNEL_READY, lambda _: events.put_nowait(switch.is_primary))
@@ -192,7 +197,7 @@ class SwitchLink:
                 waiting.set_exception(SwitchNotReady(f"switch {self.name} was lost"))
         self._barriers.clear()
 
-    def _connected(self) -> finsy.Switch:
+    def _connected(self) -> _Switch:
         if self._switch is None:
             raise SwitchNotReady(f"switch {self.name} at {self.config.addr} is not connected")
         if self.state == "backup":
@@ -257,6 +262,10 @@ class SwitchLink:
         The switch gives the barrier back behind its earlier packet-ins. An earlier digest may still wait in the
         switch for its list to fill (at most DIGEST_TIMEOUT_NS), or come out of a thread of its own (BMv2).
         """
+        with told(SWITCH, "barrier", "barrier: what came before is done", behind=True):
+            await self._barrier(timeout)
+
+    async def _barrier(self, timeout: float) -> None:
         token = next(self._tokens)
         waiting = asyncio.get_running_loop().create_future()
         self._barriers[token] = waiting
@@ -279,6 +288,10 @@ class SwitchLink:
 
     async def write(self, changes: Sequence[Change]) -> dict[int, str]:
         """Write changes in order, in requests of bounded size; return the refused ones with the reason."""
+        with told(SWITCH, f"write {_summary(changes)}", "written"):
+            return await self._write(changes)
+
+    async def _write(self, changes: Sequence[Change]) -> dict[int, str]:
         switch, codec = self._connected(), self.codec
         refused: dict[int, str] = {}
         for start in range(0, len(changes), _BATCH):
@@ -286,6 +299,8 @@ class SwitchLink:
             try:
                 await switch.write(updates)
             except finsy.P4ClientError as ex:
+                if ex.code in _AWAY:
+                    raise SwitchNotReady(f"switch {self.name} was lost: {_reason(ex)}") from ex
                 if not ex.details:
                     raise WriteRefused(f"switch {self.name} did not take a write: {_reason(ex)}") from ex
                 refused |= {
@@ -330,6 +345,34 @@ class SwitchLink:
             if entry.packet_count
         }
 
+    # ---- externs: what P4Info does not have (see dataplane/switch/p4runtime/externs.py)
+
+    async def write_extern(self, op: Op, id: int, fields: Mapping[str, Any]) -> None:
+        """Write an extern entry; raises WriteRefused, which is what a switch without such an extern does."""
+        entry = p4r.ExternEntry(extern_type_id=_EXTERN_TYPE, extern_id=id)
+        struct = Struct()
+        struct.update(fields)
+        entry.entry.Pack(struct)
+        update = p4r.Update(type=UPDATE_TYPE[op], entity=p4r.Entity(extern_entry=entry))
+        try:
+            await self._connected().write([update])
+        except finsy.P4ClientError as ex:
+            reasons = [detail.message for detail in ex.details.values()]
+            raise WriteRefused(f"switch {self.name}: {', '.join(reasons) or _reason(ex)}") from ex
+
+    async def read_externs(self, ids: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
+        """Read extern entries, with the extern that each belongs to; raises SwitchError if they are not offered."""
+        entries = [p4r.ExternEntry(extern_type_id=_EXTERN_TYPE, extern_id=id) for id in ids]
+        found: list[tuple[int, dict[str, Any]]] = []
+        try:
+            for entity in await self._connected().read_plain([p4r.Entity(extern_entry=e) for e in entries]):
+                struct = Struct()
+                entity.extern_entry.entry.Unpack(struct)
+                found.append((entity.extern_entry.extern_id, json_format.MessageToDict(struct)))
+        except finsy.P4ClientError as ex:
+            raise SwitchError(f"switch {self.name} did not answer a read: {_reason(ex)}") from ex
+        return found
+
     async def _read(self, entity: Any) -> AsyncIterator[Any]:
         """Read with a pause now and then: decoding many entries must not stop the packets."""
         try:
@@ -346,10 +389,17 @@ class SwitchLink:
 class _Switch(finsy.Switch):  # type: ignore[misc]
     """finsy's switch, which else only logs why it could not set the pipeline, and cancels whoever waits for it.
 
-    finsy marks the class as final; overriding one public method is still the least that gets at the reason.
+    finsy marks the class as final; overriding one public method is still the least that gets at the reason. And it
+    reads nothing that P4Info does not have.
     """
 
     failure: finsy.P4ClientError | None = None
+
+    async def read_plain(self, entities: Sequence[p4r.Entity]) -> list[p4r.Entity]:
+        """Read entities that P4Info does not describe, and which finsy therefore cannot decode."""
+        assert self._p4client is not None
+        request = p4r.ReadRequest(device_id=self.device_id, entities=entities)
+        return [entity async for reply in self._p4client.request_iter(request) for entity in reply.entities]
 
     def create_task(
         self, coro: Coroutine[Any, Any, _T], *, background: bool = False, name: str | None = None
@@ -376,6 +426,12 @@ async def _running(work: Any) -> AsyncIterator[asyncio.Future[Any]]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def _summary(changes: Sequence[Change]) -> str:
+    """Say which tables are changed, and in how many rows."""
+    counts = Counter(f"{change.op.value} {change.row.table}" for change in changes)
+    return ", ".join(f"{what} ({count})" if count > 1 else what for what, count in counts.items())
 
 
 def _reason(ex: Exception) -> str:

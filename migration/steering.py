@@ -42,15 +42,26 @@ class MovedListener:
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """How far a TCP connection has spoken as its image knows it, and goes on from as a copy."""
+
+    until: int
+    """The sequence number behind what counts as sent (SND.NXT of RFC 9293)."""
+    stamp: int | None = None
+    """The connection's timestamp clock, if it has one (TSval of RFC 7323)."""
+
+
+@dataclass(frozen=True, slots=True)
 class MovedConnection:
     """An established connection: its local end before and after, and its peer as the program sees it."""
 
     old: Endpoint
     new: Endpoint
     peer: Endpoint
-    sent: int | None = field(default=None, compare=False)
-    """TCP, once the image is there: the sequence number behind what it counts as sent (SND.NXT of RFC 9293). What the
-    frozen source's kernel may have sent beyond it the copy will send again, so it must not reach the peer."""
+    sent: Spoken | None = field(default=None, compare=False)
+    """TCP, once the image is there. What the frozen source's kernel may have sent beyond it must not reach the peer:
+    new bytes, since the copy will send them again; and later timestamps (of what it has sent again), since the copy's
+    clock goes on from the image's, and the peer would refuse the copy's segments as old ones (PAWS)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +103,12 @@ class NullSteering:
     def hold(self, move: Move) -> None:
         self.calls.append("hold")
 
+    def start_hold(self, move: Move) -> None:
+        self.calls.append("start_hold")
+
+    def drained(self, move: Move) -> None:
+        self.calls.append("drained")
+
     def extend(self, move: Move) -> None:
         self.calls.append("extend")
 
@@ -125,7 +142,17 @@ class Steering(Protocol):
     def hold(self, move: Move) -> None:
         """Keep every packet for the move's endpoints, and return only when what had already passed has arrived.
 
-        On return nothing is on its way to the source's sockets any more. What they send is kept as well.
+        On return nothing is on its way to the source's sockets any more. What they send is kept as well. It is
+        `start_hold` and `drained`, for those who have nothing to do in between.
+        """
+
+    def start_hold(self, move: Move) -> None:
+        """Keep every packet for the move's endpoints from now on; what had passed may still be under way."""
+
+    def drained(self, move: Move) -> None:
+        """Return when nothing that passed before `start_hold` is on its way to the source's sockets any more.
+
+        From then on what they send is kept as well.
         """
 
     def extend(self, move: Move) -> None:
@@ -140,11 +167,12 @@ class Steering(Protocol):
     def release(self, move: Move) -> HeldStats:
         """Send on what was held, in order, to wherever the endpoints are now, and stop holding.
 
-        What the source had sent beyond the image is forgotten if the move was switched over, else sent on.
+        If the move was switched over, what the source sends beyond its image goes on being kept from the peers, until
+        `finish`; else it is sent on.
         """
 
     def switch_back(self, move: Move) -> None:
         """Undo `prepare` and `switch_over`: the endpoints live at their old location, as before."""
 
     def finish(self, move: Move) -> None:
-        """The target is verified: forget what only a way back would need."""
+        """The target is verified and the source is gone: forget what only a way back would need."""

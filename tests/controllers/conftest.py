@@ -39,10 +39,17 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_program(tmp_path_factory.mktemp("program"))
 
 
+@pytest.fixture(params=[True, False], ids=["queues", "packets"])
+def offers_queues(request: pytest.FixtureRequest) -> bool:
+    """Say whether held packets can wait in the switch; else they come to the controller, as from BMv2."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def switch() -> Iterator[ModelSwitch]:
-    """Serve a model switch."""
-    with served() as model:
+def switch(request: pytest.FixtureRequest) -> Iterator[ModelSwitch]:
+    """Serve a model switch; of both kinds, for a test that asks for `offers_queues`."""
+    both = "offers_queues" in request.fixturenames
+    with served(offers_queues=request.getfixturevalue("offers_queues") if both else True) as model:
         yield model
 
 

@@ -9,14 +9,25 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dataplane.switch.p4runtime.device import Device
 from dataplane.switch.p4runtime.server import P4RuntimeServer
-from dataplane.switch.pipeline import ActionCall, CounterValue, Exact, Lpm, Match, Pipeline, PipelineError
+from dataplane.switch.pipeline import (
+    ActionCall,
+    BadEntry,
+    CounterValue,
+    Exact,
+    HoldQueue,
+    Lpm,
+    Match,
+    Pipeline,
+    PipelineError,
+    QueueState,
+)
 from tests.dataplane.p4runtime.model import ModelPipeline
 
 CPU_PORT = 255
@@ -44,12 +55,18 @@ class BalancerPipeline(ModelPipeline):
     """The program's tables, and what it does with packets."""
 
     def __init__(
-        self, program: dict[str, Any], on_packet_in: Callable[[bytes], None], on_digest: Digest
+        self,
+        program: dict[str, Any],
+        on_packet_in: Callable[[bytes], None],
+        on_digest: Digest,
+        offers_queues: bool,
     ) -> None:
         super().__init__(program, {})
         self._on_packet_in = on_packet_in
         self._on_digest = on_digest
         self.out: list[tuple[int, bytes]] = []
+        self.waiting: dict[int, list[tuple[int, bytes]]] = {}
+        self.offers_queues = offers_queues
 
     def _look_up(self, table: str, *values: int) -> ActionCall | None:
         key: tuple[Match, ...] = tuple(Exact(value) for value in values)
@@ -67,7 +84,40 @@ class BalancerPipeline(ModelPipeline):
             self.process(port, body, id)
 
     def _punt(self, port: int, reason: int, id: int, body: bytes) -> None:
+        for number, state in self.held.items():
+            if state.queue.packet_in == {"reason": reason, "id": id}:
+                self._wait(number, state, port, body)
+                return
         self._on_packet_in(_HEADER.pack(port, reason, id) + body)
+
+    # ---- hold queues, unless this is to be a switch that has none
+
+    def _wait(self, number: int, state: QueueState, port: int, body: bytes) -> None:
+        if not state.holding:
+            self.process(port, body, state.queue.packet_out["id"])
+        elif state.waiting + len(body) > state.queue.budget:
+            self.held[number] = replace(state, dropped=state.dropped + 1)
+        else:
+            sums = {name: getattr(state, name) + len(body) for name in ("bytes", "waiting")}
+            self.held[number] = replace(state, packets=state.packets + 1, **sums)
+            self.waiting.setdefault(number, []).append((port, body))
+
+    def add_queue(self, number: int, queue: HoldQueue) -> None:
+        if not self.offers_queues:
+            raise BadEntry("this switch has no hold queues")
+        super().add_queue(number, queue)
+
+    def queues(self) -> Mapping[int, QueueState]:
+        if not self.offers_queues:
+            raise BadEntry("this switch has no hold queues")
+        return super().queues()
+
+    def release_queue(self, number: int) -> None:
+        super().release_queue(number)
+        for port, body in self.waiting.pop(number, ()):
+            self.process(port, body, self.held[number].queue.packet_out["id"])
+
+    # ---- packets
 
     def process(self, port: int, body: bytes, resume_id: int = 0) -> None:
         """Do what Ingress.apply does with an IPv4 packet."""
@@ -114,11 +164,11 @@ class BalancerPipeline(ModelPipeline):
                 return
             to_addr, to_port = location.params
         sends = self._look_up("hold_source", protocol, src, src_port)
-        if not reason and sends is not None and sends.params[0] != resume_id:
-            reason, id = 5, sends.params[0]
+        if not reason and sends is not None and not resume_id:
+            reason, id = self._kept("holding_source", sends.params[0])
         held = self._look_up("hold", protocol, to_addr, to_port)
         if not reason and held is not None and held.params[0] != resume_id:
-            reason, id = 2, held.params[0]
+            reason, id = self._kept("holding", held.params[0])
         if reason:
             self._punt(port, reason, id, body)
             return
@@ -128,6 +178,10 @@ class BalancerPipeline(ModelPipeline):
             self._on_digest("connection_event_t", (2, *key, service, backend, flags))
         addresses = struct.pack("!IIHH", as_addr, to_addr, as_port, to_port)
         self._route(to_addr, body[:26] + addresses + body[38:])
+
+    def _kept(self, table: str, id: int) -> tuple[int, int]:
+        keep = self._look_up(table, id)
+        return (keep.params[0] if keep is not None else 0), id
 
     def _route(self, to_addr: int, body: bytes) -> None:
         best: tuple[int, ActionCall] | None = None
@@ -148,6 +202,7 @@ class BalancerEngine:
 
     on_packet_in: Callable[[bytes], None]
     on_digest: Digest
+    offers_queues: bool = True
     loaded: list[BalancerPipeline] = field(default_factory=list)
 
     def add_port(self, port: int, interface: str) -> None:
@@ -157,7 +212,8 @@ class BalancerEngine:
         raise PipelineError(f"there is no port {port}")
 
     def load(self, bmv2_json: bytes) -> Pipeline:
-        self.loaded.append(BalancerPipeline(json.loads(bmv2_json), self.on_packet_in, self.on_digest))
+        program = json.loads(bmv2_json)
+        self.loaded.append(BalancerPipeline(program, self.on_packet_in, self.on_digest, self.offers_queues))
         return self.loaded[-1]
 
     def close(self) -> None:
@@ -192,10 +248,10 @@ class ModelSwitch:
 
 
 @contextmanager
-def served(device_id: int = 1, port: int = 0) -> Iterator[ModelSwitch]:
+def served(device_id: int = 1, port: int = 0, offers_queues: bool = True) -> Iterator[ModelSwitch]:
     """Serve a model switch on a port of the loopback device."""
     device = Device(device_id)
-    engine = BalancerEngine(device.on_packet_in, device.on_digest)
+    engine = BalancerEngine(device.on_packet_in, device.on_digest, offers_queues)
     device.attach_engine(engine)
     with P4RuntimeServer(device, f"127.0.0.1:{port}") as server:
         yield ModelSwitch(device, engine, f"127.0.0.1:{server.port}")

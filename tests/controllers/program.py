@@ -28,6 +28,7 @@ ACTIONS: dict[str, list[tuple[str, int]]] = {
     "direct": [("backend", 32)],
     "choose": [("backend", 32)],
     "hold_for": [("id", 32)],
+    "keep": [("reason", 8)],
     "forward": [("port", 9), ("src_mac", 48), ("dst_mac", 48)],
 }
 # name: keys, actions (the last one is the default), size
@@ -40,8 +41,10 @@ TABLES: dict[str, tuple[list[tuple[str, int]], list[str], int]] = {
     "destination": (_END, ["serve", "serve_guarded", "send_to", "direct", "NoAction"], 16384),
     "maglev": ([("service", 32), ("slot", 32)], ["choose", "NoAction"], 65536),
     "backend": ([("backend", 32)], ["send_to", "drop"], 1024),
-    "hold": (_END, ["hold_for", "NoAction"], 4096),
-    "hold_source": (_END, ["hold_for", "NoAction"], 4096),
+    "hold": (_END, ["hold_for", "NoAction"], 16384),
+    "hold_source": (_END, ["hold_for", "NoAction"], 16384),
+    "holding": ([("id", 32)], ["keep", "NoAction"], 1024),
+    "holding_source": ([("id", 32)], ["keep", "NoAction"], 1024),
     "route": ([("address", 32)], ["forward", "drop"], 1024),
 }
 EVENT = [("event", 8), *_FLOW, ("service", 32), ("backend", 32), ("tcp_flags", 8)]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
 
-from controllers.frames import flow_of, is_behind, marker, tcp_end
+from controllers.frames import flow_of, is_behind, is_known, marker, tcp_end, tcp_stamp
+from migration.steering import Spoken
 from tests.controllers.conftest import tcp
 
 
@@ -63,3 +64,51 @@ def test_sequence_numbers_wrap_around(limit: int, distance: int) -> None:
     """What lies up to half the circle behind a limit is behind it, the other half is beyond."""
     assert is_behind((limit - distance) % 2**32, limit)
     assert not is_behind((limit + distance + 1) % 2**32, limit)
+
+
+OPTIONS = st.lists(
+    st.sampled_from([("NOP", None), ("MSS", 1460), ("WScale", 7), ("SAckOK", b""), ("SAck", (5, 9))]),
+    max_size=2,
+)
+
+
+@given(OPTIONS, st.none() | st.integers(0, 2**32 - 1), st.binary(max_size=20))
+def test_the_timestamp_of_a_tcp_packet(
+    options: list[tuple[str, object]], stamp: int | None, data: bytes
+) -> None:
+    """It is found behind other options, and not in the data."""
+    stamps = [("Timestamp", (stamp, 0))] if stamp is not None else []
+    packet = Ether() / IP(src="10.0.1.1", dst="10.0.2.2") / TCP(options=[*options, *stamps]) / data
+    assert tcp_stamp(bytes(packet)) == stamp
+
+
+@given(st.binary(max_size=60))
+def test_broken_options_have_no_end(options: bytes) -> None:
+    """Whatever the bytes are, reading them comes to an end and stays within the frame."""
+    head = bytearray(bytes(Ether() / IP(src="10.0.1.1", dst="10.0.2.2") / TCP()))
+    head[14 + 20 + 12] = 0xF0
+    tcp_stamp(bytes(head) + options)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "stamp", "known"),
+    [
+        (90, 1000, True),
+        (90, 1001, True),
+        (90, 1002, False),
+        (90, 900, True),
+        (91, 1000, False),
+        (90, None, True),
+    ],
+)
+def test_what_an_image_knows(sequence: int, stamp: int | None, known: bool) -> None:
+    """Ten bytes up to 100, with a clock at 1000 (without its lowest bit): neither later bytes nor later stamps."""
+    options = [("Timestamp", (stamp, 0))] if stamp is not None else []
+    packet = (
+        Ether()
+        / IP(src="10.0.1.1", dst="10.0.2.2")
+        / TCP(seq=sequence, flags="A", options=options)
+        / (b"x" * 10)
+    )
+    assert is_known(bytes(packet), Spoken(100, 1000)) == known
+    assert is_known(bytes(packet), Spoken(100)) == (sequence == 90)

@@ -12,6 +12,7 @@ import pytest
 from controllers.controller import Controller, ControllerConfig, ServiceConfig
 from controllers.loadbalancer import BalancerOptions
 from controllers.pins import IdleLimits
+from controllers.switchqueues import HOLD_QUEUES
 from migration.steering import Move, MovedListener
 from tests.controllers.conftest import VIP, eventually, tcp
 from tests.controllers.network import Network, inside, network
@@ -98,11 +99,16 @@ def test_a_backend_by_its_own_address(net: Network, controller: Controller) -> N
             assert (f"{own[0]}:{own[1]}", f"{peer[0]}:{peer[1]}") in pinned
 
 
-def test_a_hold_is_airtight_and_loses_nothing(net: Network, controller: Controller) -> None:
-    """While it stands nothing arrives; when it ends, nothing is missing and nothing had to be sent again."""
+@pytest.mark.parametrize("in_switch", [True, False], ids=["switch", "controller"])
+def test_a_hold_is_airtight_and_loses_nothing(net: Network, controller: Controller, in_switch: bool) -> None:
+    """While it stands nothing arrives; when it ends, nothing is missing and nothing had to be sent again.
+
+    Held packets wait in the switch, or, as with one that cannot do that, at the controller.
+    """
+    assert controller.balancer.queues.offered
+    controller.balancer.queues.offered = in_switch
     controller.add_backend("echo", tcp("10.0.2.2"))
     move = Move("m1", "h2", "h3", [MovedListener(tcp("10.0.2.2"), tcp("10.0.3.3"))])
-    kept = controller.balancer.receiver
     with Servers(net, ["h2"]), Clients(net, "h1", _VIP) as clients:
         clients.open(64)
         held = 0
@@ -110,7 +116,7 @@ def test_a_hold_is_airtight_and_loses_nothing(net: Network, controller: Controll
             controller.steering.prepare(move)
             controller.steering.hold(move)
             tap = inside(net.hosts["h2"].pid, _tcp_tap)
-            eventually(lambda: any([*kept.holds.values(), *kept.sent.values()]), "holding", 2)
+            eventually(lambda: waiting(controller), "holding", 2)
             with tap:
                 tap.settimeout(0.03)
                 with pytest.raises(TimeoutError):
@@ -125,6 +131,42 @@ def test_a_hold_is_airtight_and_loses_nothing(net: Network, controller: Controll
         assert held > 64
         assert clients.broken() == []
         assert clients.retransmits() == 0
+
+
+def test_a_thousand_connections_are_held(net: Network, controller: Controller) -> None:
+    """Every one of them has a packet that waits, none is lost, and none comes before an earlier one of its flow."""
+    controller.add_backend("echo", tcp("10.0.2.2"))
+    move = Move("m1", "h2", "h3", [MovedListener(tcp("10.0.2.2"), tcp("10.0.3.3"))])
+    with Servers(net, ["h2"]), Clients(net, "h1", _VIP) as clients:
+        clients.open(1000)
+        for _ in range(3):
+            controller.steering.prepare(move)
+            controller.steering.hold(move)
+            # Each waits for its request's way on, or, if the server was quicker than the hold, for its answer's.
+            eventually(lambda: held(controller) >= 1000, "holding all", 20)
+            controller.steering.switch_back(move)
+            stats = controller.steering.release(move)
+            assert stats.packets >= 1000
+            assert stats.dropped == 0
+        before = [talk.answers for talk in clients.talks]
+        eventually(
+            lambda: all(t.answers > n for t, n in zip(clients.talks, before, strict=True)), "answers", 10
+        )
+        assert clients.broken() == []
+
+
+def held(controller: Controller) -> float:
+    """Return how many packets holds have kept."""
+    found = controller.call(controller.balancer.link.read_externs([HOLD_QUEUES]))
+    here = [*controller.balancer.receiver.holds.values(), *controller.balancer.receiver.sent.values()]
+    return sum(queue.packets for queue in here) + sum(float(fields["packets"]) for _, fields in found)
+
+
+def waiting(controller: Controller) -> float:
+    """Return the bytes that wait in the switch's hold queues, and at the controller."""
+    found = controller.call(controller.balancer.link.read_externs([HOLD_QUEUES]))
+    here = sum(queue.size for queue in controller.balancer.receiver.holds.values())
+    return here + sum(float(fields["waiting"]) for _, fields in found)
 
 
 def _tcp_tap() -> socket.socket:

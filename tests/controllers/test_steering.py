@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from controllers.controller import Controller
 from controllers.errors import Conflict
 from controllers.hosts import Host
 from controllers.switchlink import SwitchLink
-from migration.steering import Move, MovedConnection, MovedListener, SteeringError
+from migration.steering import Move, MovedConnection, MovedListener, Spoken, SteeringError
 from tests.controllers.conftest import VIP, controller_config, eventually, tcp
-from tests.controllers.model_switch import ACK, SYN, ModelSwitch, frame
+from tests.controllers.model_switch import ACK, SYN, ModelSwitch, frame, served
 from tests.controllers.test_controller import client, flat
 
 _VIP = (int(VIP.address), VIP.port)
@@ -30,14 +30,19 @@ class AtOnce:
     async def open(self, host: Host) -> None:
         """Nothing to open."""
 
-    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
+    async def drain(
+        self, host: Host, link: SwitchLink, hold: int, behind: Callable[[], Awaitable[None]]
+    ) -> None:
         """Wait for the switch only."""
         await link.barrier()
+        await behind()
         self.drained.append(host.name)
 
     def close(self, host: str | None = None) -> None:
         """Nothing to close."""
 
+
+pytestmark = pytest.mark.usefixtures("offers_queues")
 
 HOSTS = {
     f"h{n}": Host(f"h{n}", 0, IPv4Address(f"10.0.{n}.{n}"), f"08:00:00:00:0{n}:0{n}", "s1", n)
@@ -117,6 +122,27 @@ def test_packets_wait_while_nobody_is_there(controller: Controller, switch: Mode
     assert [source for _, source, _ in switch.taken()] == [client(number) for number in range(50)]
     assert not switch.running.tables["Ingress.hold"]
     assert controller.steering._moves == {}
+
+
+def test_the_two_halves_of_a_hold(switch: ModelSwitch, program: tuple[Path, Path]) -> None:
+    """Packets are kept as soon as it has started; each start is waited for once, also after a release."""
+    drainer = AtOnce()
+    controller = Controller(controller_config(program, switch.address), HOSTS, drainer=drainer)
+    controller.start(10)
+    try:
+        controller.add_backend("echo", OLD)
+        move = vip_move("m1", "10.0.2.2", "10.0.3.3")
+        for number in (1, 2):
+            controller.steering.start_hold(move)
+            assert send(switch, client(1), _VIP, SYN) == []
+            assert len(drainer.drained) == number - 1
+            controller.steering.drained(move)
+            controller.steering.drained(move)
+            assert len(drainer.drained) == number
+            controller.steering.release(move)
+            assert len(switch.taken()) == 1
+    finally:
+        controller.stop()
 
 
 def test_a_hold_has_a_budget(program: tuple[Path, Path], switch: ModelSwitch) -> None:
@@ -256,31 +282,76 @@ def test_going_back_leaves_no_trace(
 
 
 def test_a_new_controller_takes_back_what_the_old_one_began(
-    program: tuple[Path, Path], switch: ModelSwitch
+    program: tuple[Path, Path], switch: ModelSwitch, offers_queues: bool
 ) -> None:
-    """The journal's move is enough to undo it, and what is held since comes out."""
+    """The journal's move is enough to undo it, and what is held comes out."""
     config = controller_config(program, switch.address)
     first = Controller(config, HOSTS, drainer=AtOnce())
     first.start(10)
     first.add_backend("echo", OLD)
-    send(switch, client(1), _VIP, SYN)
-    eventually(lambda: len(first.connections()) == 1, "pinning")
+    for number in (1, 2):
+        send(switch, client(number), _VIP, SYN)
+    eventually(lambda: len(first.connections()) == 2, "pinning")
     before = rows_of(switch)
     move = vip_move("m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, tcp("10.0.1.1", 20001))])
     for step in (first.steering.prepare, first.steering.hold, first.steering.switch_over):
         step(move)
+    assert send(switch, client(1), _VIP) == []
     first.stop()
     second = Controller(config, HOSTS, drainer=AtOnce())
     second.start(10)
     try:
-        assert send(switch, client(1), _VIP) == []
-        eventually(lambda: second.balancer.receiver.holds, "holding")
+        assert send(switch, client(2), _VIP) == []
+        if not offers_queues:
+            eventually(lambda: second.balancer.receiver.holds, "holding")
         second.steering.switch_back(move)
-        assert second.steering.release(move).packets == 1
-        assert switch.taken() == [(2, client(1), flat("10.0.2.2"))]
+        # What waited at the first controller has gone with it.
+        kept = [client(1), client(2)] if offers_queues else [client(2)]
+        assert second.steering.release(move).packets == len(kept)
+        assert switch.taken() == [(2, source, flat("10.0.2.2")) for source in kept]
         assert rows_of(switch) == before
     finally:
         second.stop()
+
+
+def test_a_switch_that_is_lost_during_a_hold(program: tuple[Path, Path], offers_queues: bool) -> None:
+    """It is told again what it held; what waited at the controller, and what comes from then on, arrives."""
+    move = vip_move("m1", "10.0.2.2", "10.0.3.3")
+    with served(offers_queues=offers_queues) as switch:
+        port = int(switch.address.rpartition(":")[2])
+        controller = Controller(controller_config(program, switch.address), HOSTS, drainer=AtOnce())
+        controller.start(10)
+        controller.add_backend("echo", OLD)
+        controller.steering.prepare(move)
+        controller.steering.hold(move)
+        assert send(switch, client(1), _VIP, SYN) == []
+        controller.call(controller.balancer.link.barrier())
+    try:
+        eventually(lambda: controller.balancer.link.state != "ready", "losing the switch")
+        with served(port=port, offers_queues=offers_queues) as switch:
+            eventually(lambda: controller.balancer.link.state == "ready", "the switch's return")
+            assert send(switch, client(2), _VIP, SYN) == []
+            controller.steering.switch_over(move)
+            # A real switch's queue outlives its process (tests/dataplane/engine); the model's ends with it.
+            kept = [client(2)] if offers_queues else [client(1), client(2)]
+            assert controller.steering.release(move).packets == len(kept)
+            controller.steering.finish(move)
+            assert switch.taken() == [(3, source, flat("10.0.3.3")) for source in kept]
+            assert not switch.running.queues() if offers_queues else True
+    finally:
+        controller.stop()
+
+
+def test_losses_in_the_switch_are_reported(
+    controller: Controller, switch: ModelSwitch, offers_queues: bool
+) -> None:
+    """Packets that found no room on their way to the controller count as dropped, once; if the switch can tell."""
+    controller.add_backend("echo", OLD)
+    for lost, said in ((7, 7), (7, 0), (9, 2)):
+        controller.steering.hold(move := vip_move("m1", "10.0.2.2", "10.0.3.3"))
+        switch.running.lost_packet_ins = lost
+        assert controller.steering.release(move).dropped == (said if offers_queues else 0)
+        controller.steering.finish(move)
 
 
 def test_a_hold_can_be_let_go_and_taken_again(controller: Controller, switch: ModelSwitch) -> None:
@@ -297,6 +368,19 @@ def test_a_hold_can_be_let_go_and_taken_again(controller: Controller, switch: Mo
     controller.steering.switch_over(move)
     assert controller.steering.release(move).packets == 2
     controller.steering.finish(move)
+
+
+def test_a_move_that_ends_before_its_hold_leaves_no_queue(
+    controller: Controller, switch: ModelSwitch
+) -> None:
+    """The queue is there before the hold begins; so it is given back when the hold never comes."""
+    controller.add_backend("echo", OLD)
+    for move in (vip_move("m1", "10.0.2.2", "10.0.3.3"), Move("m2", "h2", "h3")):
+        controller.steering.prepare(move)
+        controller.steering.switch_back(move)
+        controller.steering.release(move)
+        assert not switch.running.offers_queues or switch.running.queues() == {}
+        assert not controller.steering._queues.holds
 
 
 def test_refusals(controller: Controller) -> None:
@@ -320,7 +404,7 @@ def test_what_a_frozen_source_sends_beyond_its_image(
     send(switch, client(1), _VIP, SYN)
     eventually(lambda: len(controller.connections()) == 1, "pinning")
     move = vip_move(
-        "m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, tcp("10.0.1.1", 20001), sent=10)]
+        "m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, tcp("10.0.1.1", 20001), sent=Spoken(10))]
     )
     controller.steering.prepare(move)
     controller.steering.hold(move)
