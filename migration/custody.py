@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -18,45 +19,96 @@ from .errors import KeeperLost, LaunchFailed
 from .keeper import MAX_MESSAGE
 
 PROJECT = Path(__file__).resolve().parent.parent
+ADOPT_TIMEOUT = 10.0
 
 
 class Custody:
-    """A running keeper; closing it ends every program that it owns."""
+    """A running keeper; closing it ends every program that it owns.
 
-    def __init__(self) -> None:
-        own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (own, other):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
-        with other:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "migration.keeper", str(other.fileno())],
+    With `listen`, the path of a UNIX socket, the keeper and all that it owns outlive this process, and
+    `Custody.adopt` takes them over.
+    """
+
+    def __init__(self, listen: Path | None = None) -> None:
+        self._lock = threading.Lock()
+        self.announced: set[int] = set()
+        """Restored programs of which their worker has told."""
+        if listen is None:
+            own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        else:
+            own, other = _listening(listen)
+        command = [sys.executable, "-m", "migration.keeper", *(["--listen"] if listen else [])]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(other)
+            # A keeper that outlives us must not keep our terminal or pipe open.
+            log = stack.enter_context(listen.with_suffix(".log").open("ab")) if listen else None
+            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+                [*command, str(other.fileno())],
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
                 cwd="/",
                 env={**os.environ, "PYTHONPATH": str(PROJECT)},
                 start_new_session=True,
             )
+        self._outlives_us = listen is not None
         self._socket = own
-        self._lock = threading.Lock()
+        self.pid = self._process.pid
 
-    @property
-    def pid(self) -> int:
-        """The keeper's own PID."""
-        return self._process.pid
+    @classmethod
+    def adopt(cls, path: Path) -> Custody:
+        """Connect to a keeper whose controller is gone; raises KeeperLost."""
+        self = cls.__new__(cls)
+        self._lock = threading.Lock()
+        self.announced = set()
+        self._process = None
+        self._outlives_us = True
+        self._socket = _seqpacket()
+        self.pid = 0
+        try:
+            self._socket.settimeout(ADOPT_TIMEOUT)
+            self._socket.connect(str(path))
+            self.pid = int(self._ask({"op": "list"})["pid"])
+            self._socket.settimeout(None)
+        except (OSError, KeeperLost) as ex:
+            self._socket.close()
+            raise KeeperLost(f"no keeper answers at {path}: {ex}") from ex
+        return self
 
     def spawn(self, host: int, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> int:
         """Start a program in the namespaces of a host's process."""
         request = {"op": "spawn", "host": host, "argv": list(argv), "env": dict(env)}
         return int(self._ask({**request, "cwd": str(cwd), "log": str(log)})["pid"])
 
-    def start_criu(self, host: int, argv: Sequence[str], rpc: socket.socket) -> int:
-        """Start a CRIU worker in the namespaces of a host's process, with `rpc` as its socket."""
-        request = {"op": "criu", "host": host, "argv": list(argv)}
-        return int(self._ask(request, [rpc.fileno()])["pid"])
+    def spawn_group(self, host: int, name: str, cwd: Path) -> int:
+        """Start the init of a group of programs in the namespaces of a host's process."""
+        return int(self._ask({"op": "group", "host": host, "name": name, "cwd": str(cwd)})["pid"])
 
-    def kill(self, pid: int, signal: int) -> None:
+    def join(
+        self, host: int, group: int, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
+    ) -> int:
+        """Start a program as a child of a group's init; return its PID inside the group."""
+        request = {"op": "join", "host": host, "group": group, "argv": list(argv), "env": dict(env)}
+        return int(self._ask({**request, "cwd": str(cwd), "log": str(log)})["inner"])
+
+    def start_criu(self, host: int, argv: Sequence[str], *files: socket.socket) -> int:
+        """Start a CRIU process in the namespaces of a host's process; `files` are its descriptors from 3 on."""
+        request = {"op": "criu", "host": host, "argv": list(argv)}
+        return int(self._ask(request, [file.fileno() for file in files])["pid"])
+
+    def hold(self, name: str) -> int:
+        """Start a process that holds a new network and mount namespace for a host."""
+        return int(self._ask({"op": "hold", "name": name})["pid"])
+
+    def children(self, *kinds: str) -> list[int]:
+        """List what the keeper owns of some kinds: "program", "restored" (a program), "worker" (CRIU), "holder"."""
+        listed = self._ask({"op": "list"})["children"]
+        return [int(pid) for pid, kind in listed.items() if kind in kinds]
+
+    def kill(self, pid: int, number: int) -> None:
         """Signal a child of the keeper; do nothing when it is gone."""
-        self._ask({"op": "kill", "pid": pid, "signal": signal})
+        self._ask({"op": "kill", "pid": pid, "signal": number})
 
     def is_running(self, pid: int) -> bool:
         """Say whether a child of the keeper runs."""
@@ -84,9 +136,21 @@ class Custody:
         """Wait until a child has ended and was reaped; say whether it did in time."""
         return self.wait_for_death(pid, timeout) and not self.is_running(pid)
 
+    def let_go(self) -> None:
+        """Leave a keeper that outlives us to the next controller."""
+        self._socket.close()
+
     def close(self) -> None:
         """End the keeper and with it all its programs."""
+        if self._outlives_us:
+            with contextlib.suppress(KeeperLost, LaunchFailed):
+                self._ask({"op": "end"})
         self._socket.close()
+        if self._process is None:
+            if not self.wait_for_death(self.pid, 10):
+                os.kill(self.pid, signal.SIGKILL)
+                self.wait_for_death(self.pid, 10)
+            return
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -118,3 +182,19 @@ class Custody:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self.close()
+
+
+def _seqpacket() -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
+    return made
+
+
+def _listening(path: Path) -> tuple[socket.socket, socket.socket]:
+    """Return a connection, not accepted yet, and the listener that it waits at."""
+    listener = _seqpacket()
+    listener.bind(str(path))
+    listener.listen(1)
+    own = _seqpacket()
+    own.connect(str(path))
+    return own, listener

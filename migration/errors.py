@@ -3,9 +3,11 @@
     MigrationError
     ├── Refused        cannot be moved; nothing was touched
     ├── Cancelled      the caller changed its mind before the point of no return
+    ├── StepTimeout    a step took longer than it may
     ├── LaunchFailed   a program could not be started in its host
     ├── KeeperLost     the process that owns the programs is gone
     ├── CriuMissing    no usable CRIU
+    ├── MemoryLost     post-copy broke off: part of the program's memory is nowhere
     └── CriuFailed     CRIU answered with an error; carries the lines of its log that say why
 
 Every message is one sentence for a user: what, where, and if possible what to do.
@@ -26,6 +28,10 @@ class Cancelled(MigrationError):
     """The migration was cancelled before its point of no return."""
 
 
+class StepTimeout(MigrationError):
+    """A step of the migration took longer than it may."""
+
+
 class LaunchFailed(MigrationError):
     """A program could not be started in its host."""
 
@@ -44,3 +50,7 @@ class CriuFailed(MigrationError):
     def __init__(self, action: str, lines: list[str]) -> None:
         super().__init__(f"CRIU could not {action}: {lines[0] if lines else 'it ended without saying why'}")
         self.lines = lines
+
+
+class MemoryLost(MigrationError):
+    """Post-copy broke off after the switch-over: part of the program's memory is nowhere, for good."""

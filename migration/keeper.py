@@ -5,15 +5,21 @@ back), that has one thread (setns into a mount namespace, PDEATHSIG), and that o
 controller starts one keeper per runtime and asks it over a socket, in JSON, one answer per request:
 
     {"op": "spawn", "host": PID, "argv": […], "env": {…}, "cwd": "/", "log": "/path"}  →  {"pid": N}
-    {"op": "criu", "host": PID, "argv": […]} with a socket as ancillary data           →  {"pid": N}
+    {"op": "group", "host": PID, "name": "pod1"}: the init of a group of programs      →  {"pid": N}
+    {"op": "join", "host": PID, "group": N, …}: a program, as a child of that init     →  {"inner": N}
+    {"op": "criu", "host": PID, "argv": […]} with descriptors as ancillary data        →  {"pid": N}
+    {"op": "hold", "name": "h1"}: a process that holds new namespaces for a host       →  {"pid": N}
     {"op": "kill", "pid": N, "signal": S}                                              →  {}
     {"op": "status", "pid": N}                          →  {"running": true} or {"running": false, "status": S}
+    {"op": "list"}                                      →  {"pid": OWN, "children": {"N": KIND, …}}
+    {"op": "end"}: kill all that it owns, and end                                      →  {}
 
-Anything else that goes wrong is {"error": "…"}. When the controller's end of the socket closes, the keeper
-kills all that it owns and ends; when the keeper itself is killed, PDEATHSIG takes the programs with it.
+Anything else that goes wrong is {"error": "…"}. When the controller's end of the socket closes, a keeper with
+a listening socket lives on with all that it owns, and takes the next controller that connects; without one it
+kills all and ends. When the keeper itself is killed, PDEATHSIG takes the programs with it.
 CRIU workers restore with rst_sibling, so restored programs are children of the keeper, too.
 
-Run as `python -m migration.keeper FD`. It knows nothing of migrations.
+Run as `python -m migration.keeper FD` or `… --listen FD`. It knows nothing of migrations.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +40,19 @@ from migration import tree
 
 MAX_MESSAGE = 1 << 18
 MAX_REMEMBERED = 1024
-CRIU_SOCKET_FD = 3
+# What a CRIU process gets are its descriptors 3, 4, …: its RPC socket first, if it is a worker.
+FIRST_CRIU_FD = 3
+MAX_CRIU_FDS = 4
 
 
 class Keeper:
-    """Serves one controller until it goes away."""
+    """Serves one controller at a time: the one that started it, or whoever connects to its listener."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket | None, listener: socket.socket | None = None) -> None:
         self.control = control
-        self.children: set[int] = set()
+        self.listener = listener
+        self.is_over = False
+        self.kinds: dict[int, str] = {}
         self.exits: dict[int, int] = {}
         self.own_pidns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -50,21 +61,34 @@ class Keeper:
         wake_r, wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        poller = select.poll()
-        poller.register(self.control, select.POLLIN)
-        poller.register(wake_r, select.POLLIN)
-        while True:
+        while not self.is_over:
+            source = self.control or self.listener
+            assert source is not None
+            poller = select.poll()
+            poller.register(source, select.POLLIN)
+            poller.register(wake_r, select.POLLIN)
             ready = {fd for fd, _ in poller.poll()}
             if wake_r in ready:
                 os.read(wake_r, 4096)
             self.reap()
-            if self.control.fileno() in ready and not self.answer():
-                return
+            if source.fileno() in ready:
+                self.attend()
 
-    def answer(self) -> bool:
+    def attend(self) -> None:
+        """Serve a request or a controller that comes or goes."""
+        if self.control is None:
+            assert self.listener is not None
+            self.control, _ = self.listener.accept()
+            self.control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
+        elif not self.answer(self.control):
+            self.control.close()
+            self.control = None
+            self.is_over = self.is_over or self.listener is None
+
+    def answer(self, control: socket.socket) -> bool:
         """Serve one request; say whether the controller is still there."""
         try:
-            data, fds, _, _ = socket.recv_fds(self.control, MAX_MESSAGE, 1)
+            data, fds, _, _ = socket.recv_fds(control, MAX_MESSAGE, MAX_CRIU_FDS)
         except ConnectionError:
             return False
         if not data:
@@ -77,7 +101,7 @@ class Keeper:
             for fd in fds:
                 os.close(fd)
         try:
-            self.control.send(json.dumps(reply).encode())
+            control.send(json.dumps(reply).encode())
         except (BrokenPipeError, ConnectionError):
             return False
         return True
@@ -87,29 +111,63 @@ class Keeper:
         match request["op"]:
             case "spawn":
                 return {"pid": self.spawn(request)}
+            case "group":
+                return {"pid": self.spawn_group(request)}
+            case "join":
+                return {"inner": self.join(request)}
             case "criu":
-                return {"pid": self.start_criu(request, fds[0])}
+                return {"pid": self.start_criu(request, fds)}
+            case "hold":
+                return {"pid": self.fork("holder", lambda: become_holder(str(request["name"])))}
             case "kill":
                 self.kill(int(request["pid"]), int(request["signal"]))
                 return {}
             case "status":
                 return self.status(int(request["pid"]))
+            case "list":
+                return self.list()
+            case "end":
+                self.is_over = True
+                return {}
         raise ValueError(f"unknown request {request['op']!r}")
 
     def spawn(self, request: dict[str, Any]) -> int:
         """Start a program in a host, as PID 1 of a PID namespace of its own."""
+        return self.fork_first(lambda: become_app(request))
+
+    def spawn_group(self, request: dict[str, Any]) -> int:
+        """Start the init of a group, PID 1 of a PID namespace, in a host."""
+        return self.fork_first(lambda: become_init(request))
+
+    def fork_first(self, become: Callable[[], None]) -> int:
+        """Fork the first process of a new PID namespace."""
         ns.unshare(ns.CLONE_NEWPID)
         try:
-            return self.fork(lambda: become_app(request))
+            return self.fork("program", become)
         finally:
             # Children to come are for the keeper's own namespace again.
             ns.setns(self.own_pidns, ns.CLONE_NEWPID)
 
-    def start_criu(self, request: dict[str, Any], fd: int) -> int:
-        """Start a CRIU worker in a host's namespaces, its RPC socket being descriptor 3."""
-        return self.fork(lambda: become_criu(request, fd))
+    def join(self, request: dict[str, Any]) -> int:
+        """Start a program in a group: by a process that ends at once, so that the group's init inherits it."""
+        group = int(request["group"])
+        if not is_child(group):
+            raise ValueError(f"there is no group with the process {group}")
+        inner_r, inner_w = os.pipe2(os.O_CLOEXEC)
+        ns.enter(Path(f"/proc/{group}/ns/pid"), ns.CLONE_NEWPID)
+        try:
+            self.fork("joining", lambda: become_member(request, inner_w))
+            return int(os.read(inner_r, 16))
+        finally:
+            ns.setns(self.own_pidns, ns.CLONE_NEWPID)
+            os.close(inner_r)
+            os.close(inner_w)
 
-    def fork(self, become: Any) -> int:
+    def start_criu(self, request: dict[str, Any], fds: list[int]) -> int:
+        """Start a CRIU process in a host's namespaces, with `fds` as its descriptors from 3 on."""
+        return self.fork("worker", lambda: become_criu(request, fds))
+
+    def fork(self, kind: str, become: Callable[[], None]) -> int:
         """Fork; the child calls `become`, which ends in exec. Raise what went wrong there."""
         error_r, error_w = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
@@ -130,7 +188,7 @@ class Keeper:
         if message:
             os.waitpid(pid, 0)
             raise OSError(message)
-        self.children.add(pid)
+        self.kinds[pid] = kind
         return pid
 
     def reap(self) -> None:
@@ -142,24 +200,38 @@ class Keeper:
                 return
             if pid == 0:
                 return
-            self.children.discard(pid)
+            self.kinds.pop(pid, None)
             self.exits[pid] = os.waitstatus_to_exitcode(status)
             while len(self.exits) > MAX_REMEMBERED:
                 del self.exits[next(iter(self.exits))]
+
+    def list(self) -> dict[str, Any]:
+        """Say who we are and whom we own; what we did not start was restored by a worker."""
+        self.reap()
+        children = {
+            str(pid): self.kinds.get(pid, "restored") for pid in own_children() if tree.is_running(pid)
+        }
+        return {"pid": os.getpid(), "children": children}
 
     def status(self, pid: int) -> dict[str, Any]:
         """Say whether a child runs or how it ended."""
         self.reap()
         # A zombie that a CRIU worker traces cannot be reaped yet, but runs no more.
-        if is_child(pid) and tree.is_running(pid):
+        if is_ours(pid) and tree.is_running(pid):
             return {"running": True}
         return {"running": False, "status": self.exits.get(pid)}
 
     def kill(self, pid: int, number: int) -> None:
-        """Send a signal to a child of ours, and to nobody else."""
+        """Send a signal to a program or worker of ours, and to nobody else."""
         self.reap()
-        if is_child(pid):
-            os.kill(pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            process = os.pidfd_open(pid)
+            try:
+                # A group's programs are reaped by its init: the descriptor makes sure of whom we mean.
+                if is_ours(pid):
+                    signal.pidfd_send_signal(process, number)
+            finally:
+                os.close(process)
 
     def end(self) -> None:
         """Kill and reap all children; what they leave behind becomes our child, and is next."""
@@ -180,6 +252,12 @@ def is_child(pid: int) -> bool:
     return pid in own_children()
 
 
+def is_ours(pid: int) -> bool:
+    """Say whether a PID is our child, or a program of a group: a child of our child."""
+    children = own_children()
+    return pid in children or tree.parent(pid) in children
+
+
 def reset_signals() -> None:
     """Give the child default signal actions; Python ignores SIGPIPE, and exec would keep that."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
@@ -190,6 +268,34 @@ def reset_signals() -> None:
 def become_app(request: dict[str, Any]) -> None:
     """Turn into the program, with nothing that CRIU could not dump."""
     ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
+    run_app(request)
+
+
+def become_member(request: dict[str, Any], report: int) -> None:
+    """Fork the program, which says its PID, and end. Only its group's init can die before it, and takes it along."""
+    if os.fork() != 0:
+        os._exit(0)
+    os.write(report, str(os.getpid()).encode())
+    run_app(request)
+
+
+def become_init(request: dict[str, Any]) -> None:
+    """Turn into a process that only inherits and reaps: the kernel reaps for whoever ignores SIGCHLD."""
+    ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    ns.enter_host(int(request["host"]))
+    os.setsid()
+    os.chdir(request["cwd"])
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    os.closerange(3, 900)
+    os.closerange(901, os.sysconf("SC_OPEN_MAX"))
+    os.execve("/bin/sleep", [f"p4ferry-group:{request['name']}", "infinity"], {"PATH": os.defpath})
+
+
+def run_app(request: dict[str, Any]) -> None:
+    """Become the program in its host."""
     ns.enter_host(int(request["host"]))
     os.setsid()
     os.chdir(request["cwd"])
@@ -204,8 +310,8 @@ def become_app(request: dict[str, Any]) -> None:
     execute(request["argv"], request["env"])
 
 
-def become_criu(request: dict[str, Any], fd: int) -> None:
-    """Turn into a CRIU worker, ahead of others: a program stands still while it works.
+def become_criu(request: dict[str, Any], fds: list[int]) -> None:
+    """Turn into a CRIU process, ahead of others: a program stands still while it works.
 
     What it restores gets its own priority back from the image.
     """
@@ -214,12 +320,26 @@ def become_criu(request: dict[str, Any], fd: int) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, ns.URGENT)
     ns.enter_host(int(request["host"]))
     null = os.open("/dev/null", os.O_RDWR)
-    os.dup2(fd, 800)
+    for number, fd in enumerate(fds):
+        os.dup2(fd, 800 + number)
+    for number in range(FIRST_CRIU_FD):
+        os.dup2(null, number)
+    for number in range(len(fds)):
+        os.dup2(800 + number, FIRST_CRIU_FD + number)
+    os.closerange(FIRST_CRIU_FD + len(fds), 900)
+    execute(request["argv"], dict(os.environ))
+
+
+def become_holder(name: str) -> None:
+    """Turn into a process that only holds a host's network and mount namespace, as Mininet makes them."""
+    ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
+    ns.unshare(ns.CLONE_NEWNET | ns.CLONE_NEWNS)
+    ns.make_mounts_private()
+    null = os.open("/dev/null", os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
-    os.dup2(800, CRIU_SOCKET_FD)
-    os.closerange(CRIU_SOCKET_FD + 1, 900)
-    execute(request["argv"], dict(os.environ))
+    os.closerange(3, 900)
+    os.execvp("sleep", [f"p4ferry-host:{name}", "infinity"])
 
 
 def execute(argv: list[str], env: dict[str, str]) -> None:
@@ -231,13 +351,13 @@ def execute(argv: list[str], env: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Serve the socket whose descriptor is the only argument."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    control.set_inheritable(False)
+    """Serve the socket whose descriptor is the last argument."""
+    given = socket.socket(fileno=int(sys.argv[-1]))
+    given.set_inheritable(False)
     ns.prctl(ns.PR_SET_CHILD_SUBREAPER, 1)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the controller decides when we end
-    keeper = Keeper(control)
+    keeper = Keeper(None, given) if sys.argv[1] == "--listen" else Keeper(given)
     try:
         keeper.serve()
     finally:

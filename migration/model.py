@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -17,6 +17,16 @@ class Host:
     name: str
     pid: int
     address: IPv4Address
+    management: IPv4Address | None = None
+    """Its address on the management network, over which images and pages travel; without one they cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A directory of which each host has its own copy, below the folder `store`; see volumes.py."""
+
+    directory: Path
+    store: Path
 
 
 @dataclass(slots=True)
@@ -30,3 +40,12 @@ class App:
     host: Host
     pid: int
     log: Path
+    more_logs: list[Path] = field(default_factory=list)
+    """A group's members write their own."""
+    volumes: list[Volume] = field(default_factory=list)
+    """Working files that move with it."""
+
+    @property
+    def logs(self) -> frozenset[Path]:
+        """Every file that its processes append to while they run."""
+        return frozenset({self.log, *self.more_logs})

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
-# Descriptors that CRIU cannot dump, and what to call them.
-_UNMOVABLE = {
-    "anon_inode:[io_uring]": "an io_uring",
-    "anon_inode:[perf_event]": "a perf event",
-    "anon_inode:[fanotify]": "a fanotify group",
-    "anon_inode:[userfaultfd]": "a userfaultfd",
-    "anon_inode:kvm-vm": "a virtual machine",
-    "/dev/net/tun": "a TUN device",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +36,44 @@ def state(pid: int) -> str:
     return stat.rpartition(")")[2].split()[0]
 
 
+def parent(pid: int) -> int:
+    """Return a process's parent, 0 if it is gone."""
+    return int(_status(pid, "PPid") or 0)
+
+
+def inside(pid: int) -> int:
+    """Return a process's PID in its own PID namespace, 0 if it is gone."""
+    return int((_status(pid, "NSpid") or "0").split()[-1])
+
+
+def _status(pid: int, key: str) -> str:
+    for line in read_or_empty(PROC / str(pid) / "status").splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return value.strip()
+    return ""
+
+
+def start_time(pid: int) -> int:
+    """Return when a process began, in clock ticks since boot; 0 for one that is gone."""
+    stat = read_or_empty(PROC / str(pid) / "stat")
+    return int(stat.rpartition(")")[2].split()[19]) if stat else 0
+
+
 def processes(root: int) -> list[int]:
     """List a process and all that descend from it."""
     found = [root]
     for pid in found:
-        for children in (PROC / str(pid) / "task").glob("*/children"):
-            found += [int(child) for child in read_or_empty(children).split()]
+        found += children(pid)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """List a process's children."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+        for task in (PROC / str(pid) / "task").glob("*/children"):
+            found += [int(child) for child in read_or_empty(task).split()]
     return found
 
 
@@ -67,7 +91,7 @@ def open_files(pids: Iterable[int]) -> list[OpenFile]:
     for pid in pids:
         try:
             names = os.listdir(PROC / str(pid) / "fd")  # noqa: PTH208 (names only, no Path objects)
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
         for name in names:
             try:
@@ -83,14 +107,20 @@ def socket_inodes(files: Iterable[OpenFile]) -> set[int]:
     return {int(match[1]) for file in files if (match := _SOCKET.fullmatch(file.target))}
 
 
-def unmovable(files: Iterable[OpenFile]) -> OpenFile | None:
-    """Return the first open file that CRIU cannot dump."""
-    return next((file for file in files if file.target in _UNMOVABLE), None)
+def holds_locks(pids: Iterable[int]) -> bool:
+    """Say whether processes hold locks on files."""
+    return any(
+        "\nlock:" in read_or_empty(info) for pid in pids for info in (PROC / str(pid) / "fdinfo").glob("*")
+    )
 
 
-def describe(file: OpenFile) -> str:
-    """Name an unmovable open file for a user."""
-    return f"process {file.pid} has {_UNMOVABLE[file.target]} open (descriptor {file.fd})"
+def shared_maps(pids: Iterable[int]) -> Iterator[str]:
+    """List the files that processes have mapped for writing, shared: their content changes without a sign."""
+    for pid in pids:
+        for line in read_or_empty(PROC / str(pid) / "maps").splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[1].startswith("rw-s"):
+                yield fields[5]
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
