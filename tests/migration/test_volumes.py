@@ -1,0 +1,99 @@
+"""Mirroring of working files: whatever happens between two passes, the copy is like the original."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from migration.model import Volume
+from migration.volumes import Mirror, Stamp, covers
+
+names = st.sampled_from(["a", "b", "d/a", "d/e/c", "f"])
+actions = st.lists(
+    st.tuples(st.sampled_from(["write", "link", "symlink", "chmod", "mkdir", "fifo", "remove"]), names, names)
+)
+
+
+def act(folder: Path, action: str, name: str, other: str) -> None:
+    """Change something, if it can be done."""
+    path = folder / name
+    try:
+        if action == "remove":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if action == "write":
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK)  # it may be a FIFO
+            os.write(fd, other.encode() * 7)
+            os.close(fd)
+        elif action == "link":
+            os.link(folder / other, path)
+        elif action == "symlink":
+            path.symlink_to(other)
+        elif action == "chmod":
+            path.chmod(0o640)
+        elif action == "mkdir":
+            path.mkdir()
+        else:
+            os.mkfifo(path)
+    except OSError:
+        pass
+
+
+def content(folder: Path) -> dict[str, object]:
+    """Describe all that is below a folder."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        stamp = Stamp.of(status)
+        what = str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(folder))] = (stamp.mode, stamp.owner, stamp.size, stamp.modified, what)
+    return found
+
+
+@settings(deadline=None, max_examples=60)
+@given(rounds=st.lists(actions, max_size=4))
+def test_copy_follows(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[list[tuple[str, str, str]]]
+) -> None:
+    """Files, links, modes, times, directories, FIFOs, and what is removed or becomes something else."""
+    folder = tmp_path_factory.mktemp("mirror")
+    source, copy = folder / "source", folder / "copy"
+    source.mkdir()
+    copy.mkdir()
+    mirror = Mirror(source, copy)
+    for changes in rounds:
+        for change in changes:
+            act(source, *change)
+        mirror.sync()
+        assert content(copy) == content(source)
+
+
+def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
+    """A second pass takes what is new, what is too young to be trusted, and what is mapped."""
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.mkdir()
+    copy.mkdir()
+    for name, size in (("old", 1000), ("mapped", 100), ("changing", 10)):
+        (source / name).write_bytes(bytes(size))
+        os.utime(source / name, (1, 1))
+    mirror = Mirror(source, copy, Path("/known/as"))
+    assert mirror.sync() == 1110
+    assert mirror.sync() == 0
+    (source / "changing").write_bytes(b"changed")
+    assert mirror.sync(frozenset({"/known/as/mapped"})) == 107
+    assert mirror.sync() == 7  # written a moment ago: it may have changed again within one tick of the clock
+
+
+def test_what_a_volume_covers() -> None:
+    """The directory and what is below it."""
+    volume = Volume(Path("/var/lib/app"), Path("/run"))
+    assert covers([volume], "/var/lib/app")
+    assert covers([volume], "/var/lib/app/data (deleted)")
+    assert not covers([volume], "/var/lib/apparatus")
+    assert not covers([], "/var/lib/app")
