@@ -1,0 +1,73 @@
+"""Processes that stand still for CRIU, and what becomes of them when CRIU is killed.
+
+A dump worker that is killed lets what it traced run on at once, with its TCP sockets in repair mode, where sending
+fails. So when an image is complete every process gets a SIGSTOP as well, which takes effect only if the tracer goes
+without killing it: the program stays where it is until somebody has put its sockets right. The image does not know of
+it, for it was complete before. A restore worker that is killed leaves processes that wait for it for ever in
+CRIU's own code, before their first instruction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from . import tree
+from .repair import silence, unrepair
+
+
+def pin(root: int) -> None:
+    """Keep a traced tree from running when its tracer dies."""
+    _signal(root, signal.SIGSTOP)
+
+
+def unpin(root: int) -> None:
+    """Take back `pin`: a pending stop is forgotten, a tree that stopped runs on."""
+    _signal(root, signal.SIGCONT)
+
+
+def wake(root: int) -> None:
+    """Let a tree that nobody traces any more run on, its sockets as they were before CRIU came."""
+    unrepair(tree.processes(root))
+    unpin(root)
+
+
+def is_half_built(root: int) -> bool:
+    """Say whether a restored tree still waits for its restore worker: then it has not run one instruction."""
+    return any(_is_in_restorer(pid) for pid in tree.processes(root))
+
+
+def end_silently(pids: Iterable[int], kill: Callable[[int], None]) -> None:
+    """Kill copies without a word to their peers, who go on with the original: a restore may have come so far that
+    the kernel would close their connections in earnest."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            silence(tree.processes(pid))
+        kill(pid)
+
+
+def _is_in_restorer(pid: int) -> bool:
+    """Say whether a process is in a system call made from an executable mapping of no file: CRIU's restorer."""
+    try:
+        fields = Path(f"/proc/{pid}/syscall").read_text().split()
+        maps = Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+    if len(fields) < 9:  # "running": it waits for nobody
+        return False
+    at = int(fields[-1], 16)
+    for line in maps.splitlines():
+        words = line.split()
+        begin, _, end = words[0].partition("-")
+        if int(begin, 16) <= at < int(end, 16):
+            return "x" in words[1] and len(words) == 5
+    return False
+
+
+def _signal(root: int, number: int) -> None:
+    for pid in tree.processes(root):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

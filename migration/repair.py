@@ -1,0 +1,123 @@
+"""Taking the TCP sockets of processes out of repair mode, where CRIU puts them while it dumps.
+
+In repair mode the kernel lets nobody read or write a connection, and closes it without a word to its peer. A CRIU
+that ends a failed or a backed-out dump in order turns it off again; one that was killed does not. The processes'
+descriptors are duplicated (pidfd_getfd), so they may be stopped or traced meanwhile.
+
+Turning repair mode on made the kernel forget SO_REUSEADDR. What a connection had is lost; it is given what a
+listener of its port has, which is where accepted connections have it from.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from . import tree
+
+# <linux/tcp.h>
+TCP_REPAIR = 19
+TCP_REPAIR_OFF = 0
+TCP_REPAIR_ON = 1
+TCP_REPAIR_OFF_NO_WP = -1
+_SYS_PIDFD_GETFD = 438
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def unrepair(pids: Iterable[int], *, probe: bool = False) -> int:
+    """Turn repair mode off for every TCP socket of the processes; return for how many it was on.
+
+    An original has missed nothing but what its network holds back, which comes later, so it need not speak:
+    that is the default. `probe` makes the kernel ask the peer for its window, which a copy needs.
+    """
+    with tcp_sockets(pids) as sockets:
+        repaired = [s for s in sockets if s.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR)]
+        reusing = {s.getsockname()[1] for s in sockets if s not in repaired and is_reusing_listener(s)}
+        for connection in repaired:
+            off = TCP_REPAIR_OFF if probe else TCP_REPAIR_OFF_NO_WP
+            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, off)
+            if connection.getsockname()[1] in reusing:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return len(repaired)
+
+
+def disconnect(pids: Iterable[int]) -> int:
+    """Break all connections of the processes off, without a word to their peers; return how many there were.
+
+    Their kernel then sends nothing for them any more, however long a descriptor of theirs stays open.
+    """
+    with tcp_sockets(pids) as sockets:
+        connections = [s for s in sockets if not s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)]
+        for connection in connections:
+            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+            # connect(2): an address of family AF_UNSPEC dissolves the association.
+            if _libc.connect(connection.fileno(), bytes(16), 16) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, f"disconnect: {os.strerror(number)}")
+        return len(connections)
+
+
+def silence(pids: Iterable[int]) -> None:
+    """Turn repair mode on for every connection of the processes: when they end, their peers will not hear of it."""
+    with tcp_sockets(pids) as sockets:
+        for one in sockets:
+            with suppress(OSError):  # a listener, or one that is closing
+                if not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    one.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+
+
+def is_reusing_listener(listener: socket.socket) -> bool:
+    """Say whether a socket listens, with SO_REUSEADDR."""
+    options = (socket.SO_ACCEPTCONN, socket.SO_REUSEADDR)
+    return all(listener.getsockopt(socket.SOL_SOCKET, option) for option in options)
+
+
+@contextmanager
+def tcp_sockets(pids: Iterable[int]) -> Iterator[list[socket.socket]]:
+    """Duplicate every TCP socket of the processes, each once; processes that are gone have none."""
+    inodes: set[str] = set()
+    found: list[socket.socket] = []
+    try:
+        for pid in pids:
+            for file in tree.open_files([pid]):
+                if file.target.startswith("socket:") and file.target not in inodes:
+                    inodes.add(file.target)
+                    found += _duplicate(pid, file.fd)
+        yield found
+    finally:
+        for one in found:
+            one.close()
+
+
+def _duplicate(pid: int, fd: int) -> list[socket.socket]:
+    """Return a process's socket if it is TCP."""
+    try:
+        own = socket.socket(fileno=getfd(pid, fd))
+    except (ProcessLookupError, FileNotFoundError):
+        return []  # the process has ended, or closed it
+    except OSError as ex:
+        if ex.errno == errno.EBADF:  # closed meanwhile
+            return []
+        raise
+    if own.family in _FAMILIES and own.proto == socket.IPPROTO_TCP:
+        return [own]
+    own.close()
+    return []
+
+
+def getfd(pid: int, fd: int) -> int:
+    """Duplicate another process's descriptor (pidfd_getfd(2))."""
+    process = os.pidfd_open(pid)
+    try:
+        own = _libc.syscall(_SYS_PIDFD_GETFD, process, fd, 0)
+        if own < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"pidfd_getfd: {os.strerror(number)}")
+        return int(own)
+    finally:
+        os.close(process)
