@@ -88,6 +88,8 @@ class Report:
     client: dict[str, Any] | None = None
     criu: CriuFigures = field(default_factory=CriuFigures)
     held: HeldStats = field(default_factory=HeldStats)
+    transfer: dict[str, Any] | None = None
+    """How the memory moved: mode, via, bytes, rounds of pre-copy, and when post-copy's last page was there."""
     steps: list[StepTime] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
