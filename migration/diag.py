@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from .inet import Address, InetSocket, plain
+from .inet import Address, InetSocket, State, plain
 from .namespaces import in_netns
 
 NETLINK_SOCK_DIAG = 4
@@ -61,11 +61,22 @@ class Diag:
 
     def inet(self) -> list[InetSocket]:
         """List all TCP and UDP sockets."""
+        return self._inet(socket.IPPROTO_TCP, ALL_STATES) + self._inet(socket.IPPROTO_UDP, ALL_STATES)
+
+    def tcp_connections(self) -> list[InetSocket]:
+        """List the TCP sockets that have a peer."""
+        return self._inet(socket.IPPROTO_TCP, ALL_STATES & ~(1 << State.LISTEN | 1 << State.CLOSE))
+
+    def tcp_waiting(self) -> list[InetSocket]:
+        """List the listeners, and the handshakes that are under way with them."""
+        states = (State.LISTEN, State.SYN_RECV, State.NEW_SYN_RECV)
+        return self._inet(socket.IPPROTO_TCP, sum(1 << state for state in states))
+
+    def _inet(self, protocol: int, states: int) -> list[InetSocket]:
         found = []
-        for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
-            for family in (socket.AF_INET, socket.AF_INET6):
-                request = _INET_REQUEST.pack(family, protocol, 0, ALL_STATES)
-                found += [_parse_inet(protocol, message) for message in self._dump(request)]
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = _INET_REQUEST.pack(family, protocol, 0, states)
+            found += [_parse_inet(protocol, message) for message in self._dump(request)]
         return found
 
     def unix(self) -> list[UnixSocket]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from .steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener
+from .steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener, Spoken
 
 Address = IPv4Address | IPv6Address
 
@@ -73,6 +73,8 @@ def plain(address: Address) -> Address:
     return mapped if mapped is not None else address
 
 
+_PROTOCOLS = {int(protocol): protocol for protocol in IpProtocol}
+
 # Local port and peer of a connection, as the program sees them.
 Flow = tuple[int, int, Address, int]
 
@@ -92,25 +94,33 @@ class Relocation:
 
     def port(self, socket: InetSocket) -> int:
         """Return a socket's local port after the move."""
-        return self.ports.get(flow(socket), socket.local_port)
+        return self.ports.get(flow(socket), socket.local_port) if self.ports else socket.local_port
 
     def apply(self, socket: InetSocket, internal: frozenset[tuple[Address, int]]) -> InetSocket:
-        """Return the socket as it is after the move.
+        """Return the socket as it is after the move: itself, if nothing changes.
 
         `internal` holds the local ends of all moved sockets: a peer among them moves, too.
         """
         moves = socket.local == self.old
         peer_moves = socket.remote == self.old and (socket.remote, socket.remote_port) in internal
+        port = self.port(socket)
+        if not moves and not peer_moves and port == socket.local_port:
+            return socket
+        remote_port = socket.remote_port
+        if peer_moves and self.ports:
+            # The peer's own end may get another port, too.
+            mirrored = (socket.protocol, socket.remote_port, socket.local, socket.local_port)
+            remote_port = self.ports.get(mirrored, remote_port)
         return InetSocket(
-            protocol=socket.protocol,
-            state=socket.state,
-            local=self.new if moves else socket.local,
-            local_port=self.port(socket),
-            remote=self.new if peer_moves else socket.remote,
-            remote_port=socket.remote_port,
-            inode=socket.inode,
-            receive_queue=socket.receive_queue,
-            send_queue=socket.send_queue,
+            socket.protocol,
+            socket.state,
+            self.new if moves else socket.local,
+            port,
+            self.new if peer_moves else socket.remote,
+            remote_port,
+            socket.inode,
+            socket.receive_queue,
+            socket.send_queue,
         )
 
 
@@ -124,26 +134,33 @@ def is_internal(socket: InetSocket, ends: frozenset[tuple[Address, int]]) -> boo
     return (socket.remote, socket.remote_port) in ends
 
 
+def has_inner_connections(sockets: Sequence[InetSocket], own: IPv4Address) -> bool:
+    """Say whether some of the moved sockets are connected with each other."""
+    ends = local_ends(sockets, own)
+    return any(socket.is_connection and is_internal(socket, ends) for socket in sockets)
+
+
 def build_move(
     identity: str,
     source: str,
     destination: str,
     sockets: Sequence[InetSocket],
     relocation: Relocation,
-    sent: Mapping[int, int] | None = None,
+    sent: Mapping[int, Spoken] | None = None,
 ) -> Move:
     """List what the network has to know of a move: listeners, and connections with peers elsewhere.
 
-    `sent` has, by inode, how far the image counts a connection's bytes as sent.
+    `sent` has, by inode, how far the image counts a connection's bytes as sent. The order does not depend on that of
+    the sockets, so that equal moves are equal, whether read from the kernel or from an image.
     """
     until = sent or {}
     ends = local_ends(sockets, relocation.old)
     listeners: dict[MovedListener, None] = {}
-    connections: dict[MovedConnection, None] = {}
+    connections: list[MovedConnection] = []
     for socket in sockets:
-        if socket.protocol not in (IpProtocol.TCP, IpProtocol.UDP) or not is_outward(socket, relocation.old):
+        if socket.protocol not in _PROTOCOLS or not is_outward(socket, relocation.old):
             continue
-        protocol = IpProtocol(socket.protocol)
+        protocol = _PROTOCOLS[socket.protocol]
         old = Endpoint(protocol, relocation.old, socket.local_port)
         if socket.is_receiver:
             listeners[MovedListener(old, Endpoint(protocol, relocation.new, socket.local_port))] = None
@@ -152,8 +169,15 @@ def build_move(
         ):
             new = Endpoint(protocol, relocation.new, relocation.port(socket))
             peer = Endpoint(protocol, socket.remote, socket.remote_port)
-            connections[MovedConnection(old, new, peer, until.get(socket.inode))] = None
-    return Move(identity, source, destination, tuple(listeners), tuple(connections))
+            connections.append(MovedConnection(old, new, peer, until.get(socket.inode)))
+    connections.sort(key=lambda m: (m.old.port, int(m.peer.address), m.peer.port))
+    return Move(
+        identity,
+        source,
+        destination,
+        tuple(sorted(listeners, key=lambda m: (m.old.protocol, m.old.port))),
+        tuple(connections),
+    )
 
 
 def is_outward(socket: InetSocket, own: IPv4Address) -> bool:

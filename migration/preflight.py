@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
@@ -9,7 +10,9 @@ from pathlib import Path
 
 from .diag import Diag
 from .errors import Refused
+from .groups import Member, members
 from .inet import (
+    Address,
     Flow,
     InetSocket,
     Relocation,
@@ -20,10 +23,13 @@ from .inet import (
     local_ends,
 )
 from .model import App, Host
+from .neighbours import NOWHERE, Surroundings, other_end, owner
 from .runtime import Runtime
-from .steering import IpProtocol, Move
+from .steering import IpProtocol, Move, Spoken
+from .transfer.modes import DEFAULT_WISH, STOP_SHARED, Choice, Mode, Wish
 from .workspace import check_room
 
+CLOSING_TIMEOUT = 0.5
 EPHEMERAL = range(32768, 60999)
 
 
@@ -37,16 +43,34 @@ class Plan:
     destination: Host
     relocation: Relocation
     sockets: Sequence[InetSocket] = field(default=())
+    choice: Choice = STOP_SHARED
 
-    def move(self, sockets: Sequence[InetSocket], sent: Mapping[int, int] | None = None) -> Move:
+    def move(self, sockets: Sequence[InetSocket], sent: Mapping[int, Spoken] | None = None) -> Move:
         """Describe to the network what moves, given the program's sockets (and how far each has sent)."""
         return build_move(
             self.identity, self.source.name, self.destination.name, sockets, self.relocation, sent
         )
 
 
-def make_plan(identity: str, app: App, destination: Host, runtime: Runtime, images: Path) -> Plan:
+def make_plan(
+    identity: str,
+    app: App,
+    destination: Host,
+    runtime: Runtime,
+    images: Path,
+    wish: Wish = DEFAULT_WISH,
+    surroundings: Surroundings = NOWHERE,
+) -> Plan:
     """Look at the program and its destination; raise Refused, naming the thing that cannot be moved."""
+    for member in members(app):
+        if member.host.name != app.host.name:
+            raise Refused(
+                f"{app.name} cannot be moved together: {member.name} is on {member.host.name}, "
+                f"{members(app)[0].name} on {app.host.name}"
+            )
+        if isinstance(member, Member):
+            group = member.group.name
+            raise Refused(f"{member.name} belongs to the group {group}, which moves as one: migrate {group}")
     if destination.name == app.host.name:
         raise Refused(f"{app.name} is on {destination.name} already")
     for host in (app.host, destination):
@@ -54,20 +78,25 @@ def make_plan(identity: str, app: App, destination: Host, runtime: Runtime, imag
             raise Refused(f"host {host.name} is not there (its process {host.pid} has ended)")
     if not runtime.is_running(app):
         raise Refused(f"{app.name} is not running on {app.host.name} (process {app.pid})")
-    runtime.check(app, destination)
-    check_room(images, runtime.image_estimate(app), app.name)
+    runtime.check(app, destination, surroundings)
+    choice = runtime.choose(app, destination, wish)
+    # Images and pages land on the destination's side. Post-copy's pages never lie in a file.
+    needed = 0 if choice.mode is Mode.LAZY else runtime.image_estimate(app)
+    check_room(images, needed, app.name)
     sockets = runtime.sockets(app)
-    check_sockets(app, destination, sockets)
+    check_sockets(app, destination, sockets, surroundings)
     with Diag(destination.pid) as diag:
         taken = diag.inet()
     check_ports(app, destination, sockets, taken)
     ports = choose_ports(sockets, taken)
     relocation = Relocation(app.host.address, destination.address, ports)
-    return Plan(identity, app, app.host, destination, relocation, sockets)
+    return Plan(identity, app, app.host, destination, relocation, sockets, choice)
 
 
-def check_sockets(app: App, destination: Host, sockets: Sequence[InetSocket]) -> None:
-    """Refuse sockets whose address does not belong to the host, or whose peer stays behind on it."""
+def check_sockets(
+    app: App, destination: Host, sockets: Sequence[InetSocket], surroundings: Surroundings = NOWHERE
+) -> None:
+    """Refuse sockets whose address does not belong to the host, or whose peer cannot be reached from elsewhere."""
     own = app.host.address
     ends = local_ends(sockets, own)
     for socket in sockets:
@@ -82,29 +111,65 @@ def check_sockets(app: App, destination: Host, sockets: Sequence[InetSocket]) ->
             raise Refused(
                 f"{app.name} cannot be moved: {socket} is not bound to {app.host.name}'s address {own}"
             )
-        if socket.is_connection and socket.remote == destination.address:
-            # The kernel there would look for the peer on its own host.
-            raise Refused(
-                f"{app.name} cannot be moved: {socket} has {destination.name}'s own address as its peer"
-            )
-        stays = socket.remote.is_loopback or socket.remote == own
-        if socket.is_connection and stays and not is_internal(socket, ends):
-            raise Refused(
-                f"{app.name} cannot be moved: {socket} is connected with another program on {app.host.name}"
-            )
+        if socket.is_connection and not is_internal(socket, ends):
+            check_peer(app, destination, socket, surroundings)
+
+
+def check_peer(app: App, destination: Host, socket: InetSocket, surroundings: Surroundings) -> None:
+    """Refuse a connection whose peer cannot be reached, or not as it was, from the destination."""
+    if socket.remote == destination.address:
+        # The kernel there would look for the peer on its own host.
+        raise Refused(
+            f"{app.name} cannot be moved: {socket} has {destination.name}'s own address as its peer"
+        )
+    if socket.remote.is_loopback or socket.remote == app.host.address:
+        if (end := peer_on(app.host, socket)) is None:
+            return  # closed by its peer: there is nobody to be left behind
+        other = owner(end.inode, surroundings)
+        hint = f": move both, {app.name} and {other.name}, in one migration" if other.is_app else ""
+        raise Refused(
+            f"{app.name} cannot be moved: {socket} is connected with {other.name} on {app.host.name}{hint}"
+        )
+    if not surroundings.leads_to(socket.remote):
+        raise Refused(
+            f"{app.name} cannot be moved: {socket} has a peer outside of the testbed "
+            f"({socket.remote} is no host's and no service's address)"
+        )
+
+
+def peer_on(host: Host, socket: InetSocket) -> InetSocket | None:
+    """Return the other end of a connection within a host; one that is being closed gets a moment to be."""
+    deadline = time.monotonic() + CLOSING_TIMEOUT
+    with Diag(host.pid) as diag:
+        while (end := other_end(socket, diag.inet())) is not None:
+            if end.inode or time.monotonic() > deadline:
+                return end
+            time.sleep(0.01)
+    return None
 
 
 def check_ports(
     app: App, destination: Host, sockets: Sequence[InetSocket], taken: Sequence[InetSocket]
 ) -> None:
     """Refuse listeners whose port is in use at the destination."""
-    used = {(s.protocol, s.local_port): s for s in taken if s.is_receiver}
+    used: dict[tuple[int, int], list[InetSocket]] = {}
+    for other in taken:
+        if other.is_receiver:
+            used.setdefault((other.protocol, other.local_port), []).append(other)
     for socket in sockets:
-        if socket.is_receiver and (socket.protocol, socket.local_port) in used:
+        if not socket.is_receiver:
+            continue
+        local = destination.address if socket.local == app.host.address else socket.local
+        if any(overlap(local, other.local) for other in used.get((socket.protocol, socket.local_port), ())):
             name = IpProtocol(socket.protocol).name
             raise Refused(
                 f"{app.name} cannot be moved: {name} port {socket.local_port} is taken on {destination.name}"
             )
+
+
+def overlap(one: Address, other: Address) -> bool:
+    """Say whether two sockets bound to these addresses would claim the same packets."""
+    return one == other or one.is_unspecified or other.is_unspecified
 
 
 def choose_ports(sockets: Sequence[InetSocket], taken: Sequence[InetSocket]) -> dict[Flow, int]:

@@ -1,0 +1,96 @@
+"""Who else is there: the other programs of a testbed, its addresses, and whose socket a socket is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from . import tree
+from .diag import Diag, UnixSocket
+from .errors import Refused
+from .inet import Address, InetSocket, State
+from .model import App
+from .steering import IpProtocol
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a migration may know of the testbed around its program, asked for anew each time.
+
+    `addresses` are those that the network leads to: of hosts, services and their gateways. Without them any peer is
+    believed to be reachable.
+    """
+
+    apps: Callable[[], Sequence[App]] = list
+    addresses: Callable[[], Collection[Address]] | None = None
+
+    def leads_to(self, address: Address) -> bool:
+        """Say whether the network leads to an address."""
+        if self.addresses is None or address.is_multicast:
+            return True
+        return address in self.addresses()
+
+
+NOWHERE = Surroundings()
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who has a socket: an app, or some process."""
+
+    name: str
+    is_app: bool
+
+
+def owner(inode: int, surroundings: Surroundings) -> Owner:
+    """Find out whose socket it is, for a message."""
+    for app in surroundings.apps():
+        if inode in sockets_of(app):
+            return Owner(app.name, True)
+    for folder in tree.PROC.iterdir():
+        if folder.name.isdigit() and _has_open(int(folder.name), inode):
+            command = tree.read_or_empty(folder / "comm").strip()
+            return Owner(f"process {folder.name} ({command})", False)
+    return Owner("another program", False)
+
+
+def _has_open(pid: int, inode: int) -> bool:
+    """Say whether a process has a socket; one with more capabilities than we have cannot be looked into."""
+    try:
+        return inode in tree.socket_inodes(tree.open_files([pid]))
+    except PermissionError:
+        return False
+
+
+def sockets_of(app: App) -> set[int]:
+    """Return the inodes of a program's sockets."""
+    return tree.socket_inodes(tree.open_files(tree.processes(app.pid)))
+
+
+def other_end(socket: InetSocket, everything: Sequence[InetSocket]) -> InetSocket | None:
+    """Return a connection's other end on the same host; None if nobody has it (any more)."""
+    there = (socket.protocol, socket.remote, socket.remote_port, socket.local, socket.local_port)
+    for other in everything:
+        if (other.protocol, other.local, other.local_port, other.remote, other.remote_port) == there:
+            is_abandoned = other.inode == 0 and other.state != State.ESTABLISHED and other.send_queue == 0
+            return None if is_abandoned else other
+    if socket.protocol == IpProtocol.TCP:
+        return None
+    # An unconnected UDP socket answers from where it is bound.
+    return next((s for s in everything if s.is_receiver and (s.protocol, s.local_port) == there[:3:2]), None)
+
+
+def check_unix(app: App, surroundings: Surroundings) -> None:
+    """Refuse a program that a UNIX socket connects with another one: CRIU can carry such a pair only whole."""
+    own = sockets_of(app)
+    with Diag(app.host.pid) as diag:
+        strange = [s for s in diag.unix() if _is_strange(s, own)]
+    if strange:
+        other = owner(strange[0].peer, surroundings)
+        hint = ": start both with the same --group" if other.is_app else ""
+        raise Refused(f"{app.name} cannot be moved: a UNIX socket connects it with {other.name}{hint}")
+
+
+def _is_strange(socket: UnixSocket, own: set[int]) -> bool:
+    """Say whether one end of a UNIX connection is the program's, and the other is not."""
+    return socket.inode in own and socket.peer != 0 and socket.peer not in own

@@ -1,0 +1,200 @@
+"""What a program may not have open, map or be part of, and how to call it: looked for before anything is touched.
+
+Everything is allowed by name and the rest refused, so that what a kernel to come brings is refused, too. CRIU would
+refuse most of it by itself, but only after the freeze, and in words that do not help. Sockets with addresses are
+preflight.py's business; here is what else /proc tells of a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from . import tree
+from .model import App, Host
+from .tree import PROC, OpenFile
+from .volumes import covers
+
+GHOST_LIMIT = 64 << 20
+_DEVICES = {"null", "zero", "full", "random", "urandom"}
+_ANONYMOUS = {"[eventpoll]", "[eventfd]", "[timerfd]", "[signalfd]", "inotify", "[pidfd]"}
+# What users know by another name than the kernel's.
+_NAMES = {
+    "[io_uring]": "an io_uring",
+    "[perf_event]": "a perf event",
+    "[fanotify]": "a fanotify group",
+    "[userfaultfd]": "a userfaultfd",
+    "kvm-vm": "a virtual machine",
+}
+_SOCKETS = {"TCP", "TCPv6", "UDP", "UDPv6", "UNIX", "UNIX-STREAM", "NETLINK"}
+_TTY_MAJORS = {4, 5, *range(136, 144), 204}
+_SHARED_MEMORY = re.compile(r"/SYSV[0-9a-f]{8}( \(deleted\))?$")
+_PROCESS_FILE = re.compile(r"/proc/(\d+)(/|$)")
+_NAMESPACES = ("net", "mnt", "user", "ipc", "uts", "pid")
+_DELETED = " (deleted)"
+
+
+def find(app: App, destination: Host) -> str | None:
+    """Say what keeps a program from being moved, or None."""
+    return next(iter(offences(app, destination)), None)
+
+
+def offences(app: App, destination: Host) -> Iterator[str]:
+    """List what keeps a program from being moved, each as a clause for a user."""
+    pids = tree.processes(app.pid)
+    seen: set[str] = set()
+    unread = _unread_netlink(app.pid)
+    for pid in pids:
+        try:
+            yield from _process(pid, app.pid)
+            for file in tree.open_files([pid]):
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                    yield from _descriptor(file, unread)
+                    if (
+                        _is_file(file.target)
+                        and file.target not in seen
+                        and not covers(app.volumes, file.target)
+                    ):
+                        seen.add(file.target)
+                        yield from _place(file.target, f"/proc/{pid}/fd/{file.fd}", pid, destination)
+            for path, link in _mapped(pid):
+                if path not in seen and not covers(app.volumes, path):
+                    seen.add(path)
+                    with contextlib.suppress(FileNotFoundError):  # unmapped meanwhile
+                        yield from _mapping(path, link, pid, destination)
+        except OSError:
+            if tree.is_running(pid):
+                raise
+
+
+def _process(pid: int, root: int) -> Iterator[str]:
+    status = dict(line.split(":\t", 1) for line in tree.read_or_empty(PROC / f"{pid}/status").splitlines())
+    tracer = status.get("TracerPid", "0").strip()
+    if tracer != "0":
+        yield f"process {pid} is traced by process {tracer} (a debugger, or strace)"
+    for kind in _NAMESPACES:
+        if _link(f"/proc/{pid}/ns/{kind}") != _link(f"/proc/{root}/ns/{kind}"):
+            yield f"process {pid} is in a {kind} namespace of its own"
+
+
+def _descriptor(file: OpenFile, unread: set[int]) -> Iterator[str]:
+    """Look at one open descriptor."""
+    path, target = f"/proc/{file.pid}/fd/{file.fd}", file.target
+    having = f"process {file.pid} has %s open (descriptor {file.fd})"
+    kind, _, rest = target.partition(":")
+    if kind == "anon_inode" and rest not in _ANONYMOUS:
+        yield having % _NAMES.get(rest, f"a {rest.strip('[]')} object")
+    elif kind == "socket":
+        protocol = _protocol(path)
+        if protocol not in _SOCKETS:
+            yield having % f"a {protocol} socket"
+        elif protocol == "NETLINK" and int(rest.strip("[]")) in unread:
+            yield having % "a netlink socket with unread messages"
+    elif kind == "pipe" and _flags(file) & os.O_DIRECT:
+        yield having % "a pipe in packet mode"
+    elif kind in _NAMESPACES and rest.startswith("["):
+        yield having % f"a {kind} namespace"
+    elif target.startswith("/"):
+        mode = Path(path).stat()
+        yield from (having % what for what in _device(target, mode))
+        if match := _PROCESS_FILE.match(target):
+            yield having % f"the file {target} of process {match[1]}"
+        if stat.S_ISREG(mode.st_mode) and mode.st_nlink == 0 and mode.st_size > GHOST_LIMIT:
+            size = mode.st_size >> 20
+            yield having % f"the deleted file {target.removesuffix(_DELETED)} of {size} MiB"
+
+
+def _device(target: str, mode: os.stat_result) -> Iterator[str]:
+    if stat.S_ISCHR(mode.st_mode) and os.major(mode.st_rdev) in _TTY_MAJORS:
+        yield f"the terminal {target}"
+    elif stat.S_ISBLK(mode.st_mode) or (stat.S_ISCHR(mode.st_mode) and Path(target).name not in _DEVICES):
+        yield f"the device {target}"
+
+
+def _mapping(path: str, link: str, pid: int, destination: Host) -> Iterator[str]:
+    """Look at one mapped file."""
+    if _SHARED_MEMORY.match(path):
+        yield f"process {pid} has System V shared memory"
+    elif path.startswith("/dev/") and not path.startswith("/dev/shm/"):
+        yield from (f"process {pid} maps {what}" for what in _device(path, Path(link).stat()))
+    elif _is_file(path):
+        yield from _place(path, link, pid, destination)
+
+
+def _place(path: str, link: str, pid: int, destination: Host) -> Iterator[str]:
+    """See that a file is the same one at the destination; of a deleted one the folder counts."""
+    here = Path(link).stat()
+    if path.endswith(_DELETED):
+        if here.st_nlink == 0 and path.startswith("/memfd:"):
+            return
+        folder = Path(path.removesuffix(_DELETED)).parent
+        there, here_folder = _stat_at(destination, folder), _stat_at_process(pid, folder)
+        if there is None or here_folder is None or not os.path.samestat(there, here_folder):
+            yield f"the folder {folder} of its deleted file {path.removesuffix(_DELETED)} is not on {destination.name}"
+        return
+    there = _stat_at(destination, Path(path))
+    if there is None:
+        yield f"its file {path} is not on {destination.name}"
+    elif not os.path.samestat(here, there):
+        yield f"its file {path} is another one on {destination.name}"
+
+
+def _stat_at(host: Host, path: Path) -> os.stat_result | None:
+    return _stat_at_process(host.pid, path)
+
+
+def _stat_at_process(pid: int, path: Path) -> os.stat_result | None:
+    """Look a path up in the mount namespace of a process."""
+    try:
+        return Path(f"/proc/{pid}/root{path}").stat()
+    except OSError:
+        return None
+
+
+def _is_file(path: str) -> bool:
+    """Say whether a path of /proc names a file that must be found again at the destination."""
+    return (
+        path.startswith("/") and not path.startswith(("/dev/", "/memfd:", "/proc/", "/SYSV"))
+    ) or path.startswith("/dev/shm/")
+
+
+def _mapped(pid: int) -> Iterator[tuple[str, str]]:
+    """List a process's mapped files, program, working directory and root: what they are called, and a way to them."""
+    for name in ("exe", "cwd", "root"):
+        link = f"/proc/{pid}/{name}"
+        yield _link(link), link
+    folder = f"/proc/{pid}/map_files"
+    for name in os.listdir(folder):  # noqa: PTH208 (names only)
+        with contextlib.suppress(FileNotFoundError):
+            yield _link(f"{folder}/{name}"), f"{folder}/{name}"
+
+
+def _link(path: str) -> str:
+    return os.readlink(path)  # noqa: PTH115 (no Path objects: there are hundreds)
+
+
+def _protocol(path: str) -> str:
+    """Return what the kernel calls the protocol of a socket."""
+    try:
+        return os.getxattr(path, "system.sockprotoname").rstrip(b"\0").decode()
+    except OSError as ex:
+        if isinstance(ex, FileNotFoundError) or not _link(path).startswith("socket:"):
+            raise FileNotFoundError(path) from ex  # closed meanwhile
+        return "socket of an unknown kind"
+
+
+def _flags(file: OpenFile) -> int:
+    for line in tree.read_or_empty(PROC / f"{file.pid}/fdinfo/{file.fd}").splitlines():
+        if line.startswith("flags:"):
+            return int(line.split()[1], 8)
+    return 0
+
+
+def _unread_netlink(pid: int) -> set[int]:
+    """Return the inodes of the netlink sockets that have something to be read."""
+    rows: Iterable[list[str]] = map(str.split, (PROC / f"{pid}/net/netlink").read_text().splitlines()[1:])
+    return {int(row[9]) for row in rows if int(row[4]) > 0}
