@@ -1,0 +1,70 @@
+"""A CRIU process of the transfer that is no worker: the page server, the lazy-pages daemon.
+
+Each is a child of the keeper, so that it ends with it and can be ended by its PID. (Over RPC, CRIU would start a
+page server as a child of a worker, out of reach.) What it is connected with is made before, and passed to it.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..criu import Criu, error_lines
+from ..custody import Custody
+from ..errors import CriuFailed
+from ..model import Host
+
+START_TIMEOUT = 10.0
+END_TIMEOUT = 5.0
+
+
+class Helper:
+    """A running `criu COMMAND …`, whose descriptor 3 is `connection`."""
+
+    def __init__(
+        self,
+        criu: Criu,
+        custody: Custody,
+        host: Host,
+        command: Sequence[str],
+        log: Path,
+        action: str,
+        connection: socket.socket,
+    ) -> None:
+        self._custody, self._log, self._action = custody, log, action
+        self._status, other = socket.socketpair()
+        options = ["--ps-socket", "3", "--status-fd", "4", "-o", log.name, "-v2"]
+        with other:
+            argv = [str(criu.binary), *command, *options]
+            self.pid = custody.start_criu(host.pid, argv, connection, other)
+
+    def wait_until_ready(self) -> None:
+        """Return when it serves; raises CriuFailed."""
+        readable, _, _ = select.select([self._status], [], [], START_TIMEOUT)
+        if not readable or self._status.recv(1) == b"":
+            raise self.failure()
+
+    def wait_for_end(self, timeout: float) -> bool:
+        """Wait until it has ended by itself, having done its work; raises CriuFailed if it has not done it."""
+        if not self._custody.wait(self.pid, timeout):
+            return False
+        if self._custody.exit_status(self.pid) != 0:
+            raise self.failure()
+        return True
+
+    def is_running(self) -> bool:
+        """Say whether it runs."""
+        return self._custody.is_running(self.pid)
+
+    def failure(self) -> CriuFailed:
+        """Describe why it did not work."""
+        return CriuFailed(self._action, error_lines(self._log))
+
+    def close(self) -> None:
+        """End it, wherever it stands."""
+        self._status.close()
+        self._custody.kill(self.pid, signal.SIGKILL)
+        self._custody.wait(self.pid, END_TIMEOUT)

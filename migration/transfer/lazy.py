@@ -1,0 +1,224 @@
+"""Post-copy: the program runs at its destination, and its pages follow, those that it touches first.
+
+CRIU's dump worker keeps the frozen program's pages in pipes and serves them over a link; a lazy-pages daemon at the
+destination fetches them and fills them in through userfaultfd. Building the copy takes some pages already, so
+the worker serves from before the restore on, while the original is still there, frozen:
+
+    dump (post-dump) → serve → restore → commit: the original is killed → the copy runs → the last page is there
+
+Three things in CRIU 4.2 need care, since nobody must ever run twice, or run with wrong memory:
+
+- When its peer is through or hangs up, a serving worker kills the original, or, asked to leave it running or because
+  something failed, lets it run; a worker that is killed lets it run, too. None of that may happen at a time that is
+  not ours. So CRIU is asked to leave it running, and it gets a SIGSTOP once it is frozen: whoever lets go of
+  it, it stands still until `back_out` sends SIGCONT.
+- At commit the original gets SIGKILL. The pages live on in the pipes. But CRIU has its connections open until the last
+  page, and their kernel would go on sending for them: so they are disconnected, without a word to the peers.
+- When a daemon dies its userfaultfd closes, and the kernel fills what is missing with zeros. So a second descriptor
+  is kept here, and the copy killed before it is closed.
+
+After the commit a lost server or daemon is the end of the program: part of its memory was nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from .. import tree
+from ..criu import Criu, Gate, Worker
+from ..custody import Custody
+from ..errors import MemoryLost, MigrationError
+from ..images import INVENTORY_IMAGE
+from ..model import Host
+from ..repair import disconnect, getfd, unrepair
+from .helper import Helper
+from .home import LAZY_CONFIG
+from .hugepages import collapse
+from .link import Link, uncork
+from .pipelimit import large_pipes
+
+LAZY_LOG = "lazy-pages.log"
+GATE_TIMEOUT = 10.0
+# So long nothing may arrive. A page fault waits for no longer than one batch of 4 MiB, so even at 10 Mbit/s
+# something comes every few milliseconds.
+STALL_TIMEOUT = 10.0
+POLL = 0.05
+# So long the program may be got ready for a short freeze; what is not done by then stays as it is.
+COLLAPSE_SECONDS = 3.0
+_USERFAULTFD = "anon_inode:[userfaultfd]"
+
+
+class LazyPages:
+    """The post-copy of one migration."""
+
+    def __init__(
+        self, criu: Criu, custody: Custody, pid: int, destination: Host, folder: Path, moved: Path, link: Link
+    ) -> None:
+        self._custody, self._pid, self._link = custody, pid, link
+        collapse(tree.processes(pid), COLLAPSE_SECONDS)
+        self._folder = folder / "lazy"
+        self._folder.mkdir(mode=0o700)
+        self._config = folder / LAZY_CONFIG
+        # Over RPC, CRIU takes a page server's descriptor for all dumps but lazy ones.
+        self._config.write_text("ps-socket 4\n")
+        self._stack = ExitStack()
+        self._stack.enter_context(large_pipes())
+        self._gate = Gate(self._folder / INVENTORY_IMAGE)
+        self._uffds: list[int] = []
+        self._serves = False
+        self._stopped: list[int] = []
+        self._received = 0
+        self.pages_done_ms: float | None = None
+        self._began = 0.0
+        self._daemon = Helper(
+            criu,
+            custody,
+            destination,
+            ["lazy-pages", "-D", str(self._folder), "-W", str(moved), "--page-server"],
+            moved / LAZY_LOG,
+            f"fetch the pages on {destination.name}",
+            link.far,
+        )
+        self._stack.callback(self._daemon.close)
+
+    def adjust_dump(self, options: Any) -> None:
+        """Make a dump keep its pages and serve them."""
+        options.lazy_pages = True
+        options.leave_running = True
+        options.config_file = str(self._config)
+
+    def wait_until_ready(self) -> None:
+        """Return when the daemon waits for its images."""
+        self._gate.wait_for(self._daemon.pid, GATE_TIMEOUT)
+
+    def serve(self, dumper: Worker, moved: Path, inventory: bytes) -> None:
+        """Let the dump worker serve, and the daemon know the image; the original stays frozen."""
+        if not self._daemon.is_running():
+            raise self._daemon.failure()
+        dumper.answer(True)
+        dumper.wait_for("status-ready")
+        self._serves = True
+        dumper.answer(True)
+        for file in moved.glob("*.img"):
+            if file.name != INVENTORY_IMAGE:
+                os.link(file, self._folder / file.name)
+        try:
+            self._gate.open(inventory)
+        except OSError as ex:
+            raise self._daemon.failure() from ex
+        self._daemon.wait_until_ready()
+
+    def frozen(self, pids: Iterable[int]) -> None:
+        """Make the original stand still even if its tracer dies."""
+        self._stopped = list(pids)
+        for pid in self._stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def guard(self) -> None:
+        """Once the copy is built: make sure that its missing pages never turn into zeros."""
+        for file in tree.open_files([self._daemon.pid]):
+            if file.target == _USERFAULTFD:
+                self._uffds.append(getfd(self._daemon.pid, file.fd))
+        if not self._uffds or not self._daemon.is_running():
+            raise self._daemon.failure()
+
+    def commit(self, dumper: Worker, pids: Iterable[int], kill: Callable[[], None]) -> None:
+        """End the frozen original; its pages stay where they are. Raises before that, or not at all."""
+        self._began = time.monotonic()
+        if not self._daemon.is_running():
+            raise self._daemon.failure()
+        if not self._custody.is_running(dumper.pid):
+            raise dumper.failure()
+        pids = list(pids)
+        disconnect(pids)
+        for pid in pids:
+            give_way(pid)
+        kill()
+        # Both ends are corked, which would keep the last words back.
+        uncork(self._link.near)
+        uncork(self._link.far)
+        self._link.near.close()  # from now on the daemon sees it when the worker is gone
+
+    def complete(self, copy: int) -> None:
+        """Wait until the last page is there; raises MemoryLost, the copy having been killed."""
+        try:
+            self._wait_for_pages(copy)
+        except MigrationError as ex:
+            self._kill(copy)
+            raise MemoryLost(
+                f"{ex}; part of the program's memory was still at the source and is lost, so it was ended"
+            ) from ex
+        self.pages_done_ms = round((time.monotonic() - self._began) * 1000, 3)
+
+    def _wait_for_pages(self, copy: int) -> None:
+        seen, since = (-1, -1), time.monotonic()
+        while not self._daemon.wait_for_end(POLL):
+            # A socket pair counts nothing, but the copy grows.
+            now = self._link.received(), tree.resident_bytes([copy])
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > STALL_TIMEOUT:
+                raise MigrationError(f"no page has arrived for {STALL_TIMEOUT:g} s")
+
+    def _kill(self, copy: int) -> None:
+        self._custody.kill(copy, signal.SIGKILL)
+        self._custody.wait(copy, 5)
+
+    @property
+    def received(self) -> int:
+        """Return how many bytes have arrived over the link."""
+        with contextlib.suppress(OSError):  # it is closed
+            self._received = self._link.received()
+        return self._received
+
+    def stand_down(self) -> None:
+        """End the daemon, and with it the serving."""
+        self._daemon.close()
+        assert self.received >= 0
+        self._link.close()
+
+    def back_out(self, dumper: Worker, pids: Iterable[int]) -> bool:
+        """Before the commit: let the original run again, wherever CRIU stands."""
+        if not self._stopped:
+            return False
+        if not self._serves and self._custody.is_running(dumper.pid):
+            dumper.answer(False)
+        # It hangs up on us in any case: what it would say does not matter.
+        dumper.close()
+        unrepair(pids)
+        for pid in self._stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        self._stopped.clear()
+        return True
+
+    def close(self) -> None:
+        """End the daemon, and let go of the rest."""
+        self.stand_down()
+        self._stack.close()
+        for uffd in self._uffds:
+            os.close(uffd)
+        self._uffds.clear()
+
+
+def fetches_pages(pid: int) -> bool:
+    """Say whether a process is a lazy-pages daemon with a program that waits for pages."""
+    return any(file.target == _USERFAULTFD for file in tree.open_files([pid]))
+
+
+def give_way(pid: int) -> None:
+    """Let a process that is about to be killed free its memory when nobody else wants the processor.
+
+    Freeing a GiB takes a tenth of a second, just when the copy is to run.
+    """
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))

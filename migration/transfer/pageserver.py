@@ -1,0 +1,75 @@
+"""CRIU's page server at the destination: takes the pages of one dump over a link and writes them into its folder.
+
+It listens to one connection, made beforehand, and so is ready before the freeze. The dump worker at the other end
+tells it to end; when it has, every page is in the folder, and the page maps with them.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from ..criu import Criu
+from ..custody import Custody
+from ..errors import MigrationError
+from ..model import Host
+from .helper import Helper
+from .link import Link, uncorked
+
+PAGE_SERVER_LOG = "page-server.log"
+# From the dump's last page until the server has closed its files.
+FLUSH_TIMEOUT = 10.0
+
+
+class PageServer:
+    """A running page server that writes into `folder`; `parent` is the folder of an earlier round, relative to it."""
+
+    def __init__(
+        self,
+        criu: Criu,
+        custody: Custody,
+        destination: Host,
+        folder: Path,
+        link: Link,
+        parent: str | None = None,
+    ) -> None:
+        self._link = link
+        self._helper = Helper(
+            criu,
+            custody,
+            destination,
+            ["page-server", "-D", str(folder), *(["--prev-images-dir", parent] if parent else [])],
+            folder / PAGE_SERVER_LOG,
+            f"take the pages on {destination.name}",
+            link.far,
+        )
+        link.far.close()  # when the server is gone, the dump worker is to notice
+
+    @property
+    def pid(self) -> int:
+        """Its PID."""
+        return self._helper.pid
+
+    def wait_until_ready(self) -> None:
+        """Return when it serves."""
+        self._helper.wait_until_ready()
+
+    def use(self, options: Any, fd: int) -> None:
+        """Point a dump request at it; the worker has the near end as its descriptor `fd`."""
+        options.ps.fd = fd
+        options.ps.port = 0
+
+    def watched(self) -> AbstractContextManager[None]:
+        """See that nothing of a dump stays in its connection while the block runs."""
+        return uncorked(self._link.near)
+
+    def finish(self) -> None:
+        """Return when all pages are in the folder."""
+        if not self._helper.wait_for_end(FLUSH_TIMEOUT):
+            raise MigrationError("the page server at the destination did not finish")
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        self._helper.close()
+        self._link.close()
