@@ -19,20 +19,26 @@ import contextlib
 import errno
 import importlib
 import os
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import tree
 from .custody import PROJECT, Custody
-from .errors import CriuFailed, CriuMissing
+from .deadline import Deadline, Timeouts
+from .errors import CriuFailed, CriuMissing, StepTimeout
 
-RPC_TIMEOUT = 300.0
+DRAIN_TIMEOUT = 5.0
 PRIVATE = PROJECT / ".p4ferry"
+READABLE, HUNG_UP, SILENT = "readable", "hung up", "silent"
 DUMP_LOG = "dump.log"
 RESTORE_LOG = "restore.log"
 # Errors and warnings only: writing the whole debug log takes time while the program stands still.
@@ -55,7 +61,10 @@ class Criu:
         if chosen is None:
             raise CriuMissing("CRIU is not installed: run `make setup`, or name its binary in P4FERRY_CRIU")
         try:
-            done = subprocess.run([chosen, "--version"], capture_output=True, text=True, timeout=20)
+            # A session of its own, as for all children of a migration: Ctrl-C is for whoever asked for it.
+            done = subprocess.run(
+                [chosen, "--version"], capture_output=True, text=True, timeout=20, start_new_session=True
+            )
         except (OSError, subprocess.TimeoutExpired) as ex:
             raise CriuMissing(f"CRIU at {chosen} cannot be run ({ex}): run `make setup` again") from ex
         if done.returncode != 0 or "Version" not in done.stdout:
@@ -98,18 +107,42 @@ def _import_pycriu(folder: Path) -> tuple[Any, Any, Any]:
 class Worker:
     """One `criu swrk` in the namespaces of a host, for one dump or restore."""
 
-    def __init__(self, criu: Criu, custody: Custody, host: int, action: str, log: Path) -> None:
+    def __init__(
+        self,
+        criu: Criu,
+        custody: Custody,
+        host: int,
+        action: str,
+        log: Path,
+        *files: socket.socket,
+        deadline: Deadline | None = None,
+    ) -> None:
+        """Start the worker; `files` are its descriptors from 4 on."""
         self._rpc = criu.rpc
         self._custody = custody
         self._action = action
         self._log = log
+        self._deadline = deadline or Deadline()
+        self.is_stuck = False
+        """It did not answer in time: only a signal will end it."""
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
-            self.pid = custody.start_criu(host, [str(criu.binary), "swrk", "3"], other)
-        self._socket.settimeout(RPC_TIMEOUT)
+            self.pid = custody.start_criu(host, [str(criu.binary), "swrk", "3"], other, *files)
+        self.began = tree.start_time(self.pid)
+        self._process: int | None = None
+        with contextlib.suppress(ProcessLookupError):  # ended already; the socket tells
+            self._process = os.pidfd_open(self.pid)
 
-    def request(self, kind: str, images: Path, *, pid: int | None = None, lock: str = "SKIP") -> None:
-        """Send the request: DUMP of `pid` into, or RESTORE from, the folder `images`."""
+    def request(
+        self,
+        kind: str,
+        images: Path,
+        *,
+        pid: int | None = None,
+        lock: str = "SKIP",
+        adjust: Callable[[Any], None] = lambda _: None,
+    ) -> None:
+        """Send the request: DUMP of `pid` into, or RESTORE from, the folder `images`; `adjust` its options."""
         request = self._rpc.criu_req(type=getattr(self._rpc, kind))
         options = request.opts
         options.images_dir_fd = -1
@@ -129,6 +162,7 @@ class Worker:
         else:
             # The restored processes become children of the keeper.
             options.rst_sibling = True
+        adjust(options)
         self._send(request)
 
     def wait_for(self, script: str) -> int:
@@ -156,17 +190,58 @@ class Worker:
             else:
                 raise self.failure()
 
+    def features(self) -> Any:
+        """Ask for the kernel's features, and return them as CRIU's message."""
+        self._send(
+            self._rpc.criu_req(type=self._rpc.FEATURE_CHECK, features={"mem_track": True, "lazy_pages": True})
+        )
+        response = self._receive()
+        if not response.success:
+            raise self.failure()
+        return response.features
+
     def drain(self) -> None:
         """Read what is left to be said by a worker whose result does not matter any more."""
-        with contextlib.suppress(CriuFailed):
+        if self._socket.fileno() < 0:
+            return  # closed: that was waited for already
+        self._deadline = Deadline(Timeouts(DRAIN_TIMEOUT))
+        self._deadline.start("drain")
+        with contextlib.suppress(CriuFailed, StepTimeout):
             self.finish()
 
     def close(self) -> None:
         """Hang up (CRIU then lets a frozen program run on, and kills a half-built one) and see it end."""
+        if self._process is not None:
+            os.close(self._process)
+            self._process = None
         self._socket.close()
-        if not self._custody.wait(self.pid, 5.0):
-            self._custody.kill(self.pid, 9)
-            self._custody.wait(self.pid, 5.0)
+        if self.is_stuck or not self._custody.wait(self.pid, 5.0):
+            self.kill()
+
+    def kill(self) -> None:
+        """End it as it is, and see it gone; what it traced runs on."""
+        self._custody.kill(self.pid, signal.SIGKILL)
+        self._custody.wait(self.pid, 5.0)
+
+    def has_ended(self) -> bool:
+        """Say whether it has hung up, without waiting for what it may still say."""
+        return self._listen(0, 0.0) == HUNG_UP
+
+    def _listen(self, events: int, timeout: float) -> str:
+        """Wait for something to read (if `events` asks for it), or for the worker's end.
+
+        Its socket alone would not tell: what it was restoring when it was killed has inherited it.
+        """
+        poller = select.poll()
+        poller.register(self._socket, events)  # hanging up is always told
+        if self._process is not None:
+            poller.register(self._process, select.POLLIN)
+        told = dict(poller.poll(timeout * 1000))
+        if not told:
+            return SILENT
+        if told.get(self._socket.fileno(), 0) & select.POLLIN & events:
+            return READABLE
+        return HUNG_UP
 
     def _send(self, message: Any) -> None:
         try:
@@ -175,6 +250,14 @@ class Worker:
             raise self.failure() from ex
 
     def _receive(self) -> Any:
+        try:
+            while (heard := self._listen(select.POLLIN, self._deadline.left())) == SILENT:
+                pass
+        except StepTimeout:
+            self.is_stuck = True
+            raise
+        if heard == HUNG_UP:
+            raise self.failure()
         try:
             data = self._socket.recv(1 << 16)
         except OSError as ex:
@@ -206,6 +289,11 @@ def error_lines(log: Path) -> list[str]:
     return lines
 
 
+def is_at_gate(pid: int) -> bool:
+    """Say whether a worker stands at a gate; raises OSError when it is gone."""
+    return "partner" in Path(f"/proc/{pid}/wchan").read_text()  # fifo_open: wait_for_partner()
+
+
 class Gate:
     """A FIFO in the place of an image file, at which a CRIU restore waits."""
 
@@ -218,15 +306,17 @@ class Gate:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             try:
-                if "partner" in Path(f"/proc/{pid}/wchan").read_text():  # fifo_open: wait_for_partner()
+                if is_at_gate(pid):
                     return True
             except OSError:
                 return False
             time.sleep(0.002)
         return False
 
-    def open(self, content: bytes, timeout: float = 10.0) -> None:
-        """Hand the file to the reader that waits for it."""
+    def open(
+        self, content: bytes, is_over: Callable[[], bool] = lambda: False, timeout: float = 10.0
+    ) -> None:
+        """Hand the file to the reader that waits for it, unless `is_over` says that it is gone."""
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -234,7 +324,7 @@ class Gate:
                 fd = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
                 break
             except OSError as ex:
-                if ex.errno != errno.ENXIO or time.monotonic() > deadline:
+                if ex.errno != errno.ENXIO or time.monotonic() > deadline or is_over():
                     raise
                 time.sleep(0.001)
         with os.fdopen(fd, "wb", buffering=0) as pipe:

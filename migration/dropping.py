@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterable
 
 from .errors import MigrationError
 from .namespaces import in_netns
-from .steering import Move
+from .steering import Endpoint
 
 
 class Dropping:
-    """Drops what arrives for a move's endpoints until closed."""
+    """Drops what arrives for some endpoints of a host until closed."""
 
-    def __init__(self, pid: int, move: Move) -> None:
+    def __init__(self, pid: int, name: str, ends: Iterable[Endpoint]) -> None:
         self._pid = pid
-        self._table = "p4ferry_" + re.sub(r"\W", "_", move.id)
-        ends = [*(m.old for m in move.listeners), *(m.old for m in move.connections)]
+        self._table = "p4ferry_" + re.sub(r"\W", "_", name)
         rules = [f"ip daddr {end.address} {end.protocol.name.lower()} dport {end.port} drop" for end in ends]
         self._run(
             f"table ip {self._table} {{ chain input {{ type filter hook input priority 0;\n"
@@ -32,7 +32,12 @@ class Dropping:
     def _run(self, commands: str) -> None:
         def nft() -> subprocess.CompletedProcess[str]:
             return subprocess.run(
-                ["nft", "-f", "-"], input=commands, capture_output=True, text=True, timeout=10
+                ["nft", "-f", "-"],
+                input=commands,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                start_new_session=True,  # Ctrl-C at the terminal is not for it
             )
 
         try:

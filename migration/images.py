@@ -13,19 +13,23 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 from .inet import Address, InetSocket, Relocation, local_ends, plain
+from .steering import Spoken
 
 AF_INET = 2
 AF_INET6 = 10
 FILES_IMAGE = "files.img"
 INVENTORY_IMAGE = "inventory.img"
+LOCKS_IMAGE = "filelocks.img"
 _HEADER = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 _WORD = struct.Struct("<I")
+_TIMESTAMPS = 1  # TCPI_OPT_TIMESTAMPS of <linux/tcp.h>, which CRIU's opt_mask uses
 
 
 class BadImage(Exception):
@@ -59,20 +63,36 @@ def split(image: bytes) -> tuple[bytes, list[bytes]]:
     return image[: _HEADER.size], messages
 
 
-def sent_until(image: bytes, tcp_stream: Any) -> int:
-    """Return the sequence number behind the last byte that a tcp-stream image counts as sent (SND.NXT).
+def spoken(image: bytes, tcp_stream: Any) -> Spoken:
+    """Return how far a tcp-stream image counts its connection's bytes as sent (SND.NXT), and its timestamp clock.
 
     `tcp_stream` is pycriu's module tcp_stream_pb2. CRIU's outq_seq is that behind the whole send queue, of which
     the last unsq_len bytes had not been sent.
     """
+    entry = tcp_stream.tcp_stream_entry.FromString(_split_stream(image)[1])
+    stamp = int(entry.timestamp) if entry.opt_mask & _TIMESTAMPS and entry.HasField("timestamp") else None
+    return Spoken(int(entry.outq_seq - entry.unsq_len) & 0xFFFFFFFF, stamp)
+
+
+def as_sent(image: bytes, tcp_stream: Any) -> bytes | None:
+    """Let a tcp-stream image count its whole send queue as sent; None if it does already."""
+    header, message, queues = _split_stream(image)
+    entry = tcp_stream.tcp_stream_entry.FromString(message)
+    if not entry.unsq_len:
+        return None
+    entry.unsq_len = 0
+    return join(header, [entry.SerializeToString()]) + queues
+
+
+def _split_stream(image: bytes) -> tuple[bytes, bytes, bytes]:
+    """Cut a tcp-stream image into its magics, its message, and the queues."""
     start = _HEADER.size + _LENGTH.size
     if len(image) < start:
         raise BadImage(f"a tcp-stream image of {len(image)} bytes has no entry")
     (length,) = _LENGTH.unpack_from(image, _HEADER.size)
     if len(image) < start + length:
         raise BadImage("the tcp-stream image ends within its entry")
-    entry = tcp_stream.tcp_stream_entry.FromString(image[start : start + length])
-    return int(entry.outq_seq - entry.unsq_len) & 0xFFFFFFFF
+    return image[: _HEADER.size], image[start : start + length], image[start + length :]
 
 
 def tcp_stream_image(inode: int) -> str:
@@ -100,11 +120,16 @@ def address_to_words(address: Address) -> list[int]:
     return [word for (word,) in _WORD.iter_unpack(address.packed)]
 
 
-def readdressed(words: Sequence[int], address: Address) -> list[int]:
+def readdressed(words: Sequence[int], address: Address) -> Sequence[int]:
     """Write `address` in the form that `words` have: IPv4, or v4-mapped."""
-    if len(words) == 4 and isinstance(address, IPv4Address):
+    return _written(address, len(words) == 4)
+
+
+@lru_cache(maxsize=4096)
+def _written(address: Address, as_ipv6: bool) -> tuple[int, ...]:
+    if as_ipv6 and isinstance(address, IPv4Address):
         address = IPv6Address(b"\0" * 10 + b"\xff\xff" + address.packed)
-    return address_to_words(address)
+    return tuple(address_to_words(address))
 
 
 def to_socket(entry: Any) -> InetSocket:
@@ -112,36 +137,90 @@ def to_socket(entry: Any) -> InetSocket:
     return InetSocket(
         protocol=entry.proto,
         state=entry.state,
-        local=plain(words_to_address(entry.src_addr)),
+        local=_known_address(tuple(entry.src_addr)),
         local_port=entry.src_port,
-        remote=plain(words_to_address(entry.dst_addr)),
+        remote=_known_address(tuple(entry.dst_addr)),
         remote_port=entry.dst_port,
         inode=entry.ino,
     )
 
 
+@lru_cache(maxsize=4096)
+def _known_address(words: tuple[int, ...]) -> Address:
+    """Read an address, v4-mapped ones as what they are on the wire; thousands of sockets share a few."""
+    return plain(words_to_address(words))
+
+
+class OpenFiles:
+    """The entries of a files.img, of which some are to be changed; `fdinfo` is pycriu's module of that name."""
+
+    def __init__(self, image: bytes, fdinfo: Any, growing: frozenset[Path] = frozenset()) -> None:
+        """Read an image. `growing` are log files, whose size may differ at restore: CRIU then does not compare it."""
+        self._header, self._messages = split(image)
+        self._sockets: list[tuple[int, Any]] = []
+        for number, message in enumerate(self._messages):
+            entry = fdinfo.file_entry.FromString(message)
+            if entry.HasField("isk"):
+                self._sockets.append((number, entry))
+            elif (entry.HasField("reg") and let_grow(entry.reg, growing)) or (
+                entry.HasField("tfd") and rearm(entry.tfd)
+            ):
+                self._messages[number] = entry.SerializeToString()
+        self.sockets = tuple(to_socket(entry.isk) for _, entry in self._sockets)
+
+    def move(
+        self, relocation: Relocation, companions: frozenset[tuple[Address, int]] = frozenset()
+    ) -> Rewritten:
+        """Move the sockets to their new addresses.
+
+        `companions` are the local ends of other programs that move along, in this host's addresses. Raises BadImage
+        when a socket is bound to an address that is neither the old host's nor a loopback one: the image is not of
+        that host, and the socket would not find its address at the new one.
+        """
+        before = self.sockets
+        for socket in before:
+            if not (socket.is_bound_to_any or socket.local == relocation.old or socket.local.is_loopback):
+                raise BadImage(f"{socket} in the image is bound to no address of its host ({relocation.old})")
+        ends = local_ends(before, relocation.old) | companions
+        after = tuple(relocation.apply(socket, ends) for socket in before)
+        for (number, entry), old, new in zip(self._sockets, before, after, strict=True):
+            if new is not old:
+                readdress(entry.isk, old, new)
+                self._messages[number] = entry.SerializeToString()
+        return Rewritten(join(self._header, self._messages), before, after)
+
+
 def rewrite_files(image: bytes, relocation: Relocation, fdinfo: Any, growing: frozenset[Path]) -> Rewritten:
-    """Move the sockets of a files.img to their new addresses; `fdinfo` is pycriu's module of that name.
-
-    `growing` are log files, whose size may differ at restore: CRIU then does not compare it.
-    """
-    header, messages = split(image)
-    entries = [fdinfo.file_entry.FromString(message) for message in messages]
-    inet = [entry.isk for entry in entries if entry.HasField("isk")]
-    before = tuple(to_socket(entry) for entry in inet)
-    ends = local_ends(before, relocation.old)
-    after = tuple(relocation.apply(socket, ends) for socket in before)
-    for entry, old, new in zip(inet, before, after, strict=True):
-        if new != old:
-            readdress(entry, new)
-    for entry in entries:
-        if entry.HasField("reg") and Path(entry.reg.name) in growing:
-            entry.reg.ClearField("size")
-    return Rewritten(join(header, (entry.SerializeToString() for entry in entries)), before, after)
+    """Move the sockets of one program's files.img; see OpenFiles."""
+    return OpenFiles(image, fdinfo, growing).move(relocation)
 
 
-def readdress(entry: Any, socket: InetSocket) -> None:
-    """Write a socket's addresses and local port into its inet_sk_entry."""
-    entry.src_addr[:] = readdressed(entry.src_addr, socket.local)
-    entry.dst_addr[:] = readdressed(entry.dst_addr, socket.remote)
+def readdress(entry: Any, before: InetSocket, socket: InetSocket) -> None:
+    """Write what has changed of a socket's addresses and ports into its inet_sk_entry."""
+    if socket.local != before.local:
+        entry.src_addr[:] = readdressed(entry.src_addr, socket.local)
+    if socket.remote != before.remote:
+        entry.dst_addr[:] = readdressed(entry.dst_addr, socket.remote)
     entry.src_port = socket.local_port
+    entry.dst_port = socket.remote_port
+
+
+def let_grow(entry: Any, growing: frozenset[Path]) -> bool:
+    """Take the size away from a growing file's reg_file_entry; say whether it is one."""
+    if not growing or Path(entry.name) not in growing:
+        return False
+    entry.ClearField("size")
+    return True
+
+
+def rearm(entry: Any) -> bool:
+    """Let a periodic timer go on that had expired and not been read; say whether it is one.
+
+    The kernel stops such a timer until it is read, so its remaining time is 0, and CRIU's restore takes that for
+    "disarmed". One nanosecond from now is the same as expired.
+    """
+    has_expired = entry.ticks > 0 and entry.vsec == entry.vnsec == 0
+    if not has_expired or entry.isec == entry.insec == 0:
+        return False
+    entry.vnsec = 1
+    return True

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from .model import App, Host
+from .groups import Party
+from .model import App, Host, Volume
 from .steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener
+
+WAY_BACK = "-back"  # ends the name of a migration that takes a program home
+# Writes a PID down before its process runs.
+Note = Callable[[int], None]
 
 
 class Journal:
@@ -55,6 +60,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     return str(value) if isinstance(value, (IPv4Address, Path)) else value
 
 
@@ -63,13 +70,19 @@ def _values(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def app_to_json(app: App) -> dict[str, Any]:
-    """Write down a program and its host."""
+    """Write down a program and its host, or those of a party."""
+    if isinstance(app, Party):
+        return {"members": [app_to_json(member) for member in app.members]}
     return dict(asdict(app, dict_factory=_values))
 
 
 def app_from_json(data: Mapping[str, Any]) -> App:
     """Read what app_to_json wrote."""
-    return App(data["name"], host_from_json(data["host"]), data["pid"], Path(data["log"]))
+    if "members" in data:
+        return Party([app_from_json(member) for member in data["members"]])
+    more = [Path(log) for log in data["more_logs"]]
+    volumes = [Volume(Path(one["directory"]), Path(one["store"])) for one in data["volumes"]]
+    return App(data["name"], host_from_json(data["host"]), data["pid"], Path(data["log"]), more, volumes)
 
 
 def host_to_json(host: Host) -> dict[str, Any]:
@@ -79,12 +92,27 @@ def host_to_json(host: Host) -> dict[str, Any]:
 
 def host_from_json(data: Mapping[str, Any]) -> Host:
     """Read what host_to_json wrote."""
-    return Host(data["name"], data["pid"], IPv4Address(data["address"]))
+    management = data.get("management")
+    return Host(
+        data["name"],
+        data["pid"],
+        IPv4Address(data["address"]),
+        IPv4Address(management) if management else None,
+    )
 
 
 def move_to_json(move: Move) -> dict[str, Any]:
-    """Write down a move."""
-    return dict(asdict(move, dict_factory=_values))
+    """Write down a move; of many connections while a program stands still, so endpoints are plain lists."""
+    return {
+        "id": move.id,
+        "source": move.source,
+        "destination": move.destination,
+        "listeners": [[_plain_endpoint(m.old), _plain_endpoint(m.new)] for m in move.listeners],
+        "connections": [
+            [_plain_endpoint(m.old), _plain_endpoint(m.new), _plain_endpoint(m.peer)]
+            for m in move.connections
+        ],
+    }
 
 
 def move_from_json(data: Mapping[str, Any]) -> Move:
@@ -93,13 +121,18 @@ def move_from_json(data: Mapping[str, Any]) -> Move:
         data["id"],
         data["source"],
         data["destination"],
-        tuple(MovedListener(_endpoint(m["old"]), _endpoint(m["new"])) for m in data["listeners"]),
+        tuple(MovedListener(_endpoint(old), _endpoint(new)) for old, new in data["listeners"]),
         tuple(
-            MovedConnection(_endpoint(m["old"]), _endpoint(m["new"]), _endpoint(m["peer"]))
-            for m in data["connections"]
+            MovedConnection(_endpoint(old), _endpoint(new), _endpoint(peer))
+            for old, new, peer in data["connections"]
         ),
     )
 
 
-def _endpoint(data: Mapping[str, Any]) -> Endpoint:
-    return Endpoint(IpProtocol(data["protocol"]), IPv4Address(data["address"]), data["port"])
+def _plain_endpoint(endpoint: Endpoint) -> tuple[int, int, int]:
+    return int(endpoint.protocol), int(endpoint.address), endpoint.port
+
+
+def _endpoint(data: Sequence[int]) -> Endpoint:
+    protocol, address, port = data
+    return Endpoint(IpProtocol(protocol), IPv4Address(address), port)

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .cancellation import Cancellation
+from .deadline import Timeouts
 from .errors import MigrationError, Refused
+from .groups import Party, members
 from .journal import Journal
 from .model import App, Host
+from .neighbours import NOWHERE, Surroundings
+from .party import PartyRuntime
 from .preflight import Plan, make_plan
+from .process import ProcessRuntime
 from .recovery import Recovered, recover
 from .report import OnEvent, Outcome, Report
 from .runtime import Runtime
 from .steering import Steering
+from .tracing import TraceFolder, Tracer
 from .transaction import Fault, Transaction, no_fault
+from .transfer.modes import DEFAULT_WISH, Wish
 from .workspace import make_folder, remove_folder
 
 DEFAULT_FOLDER = Path("/dev/shm/p4ferry")
@@ -33,9 +41,10 @@ def ignore(_: object) -> None:
 class Migrator:
     """Moves programs of one runtime through one network.
 
-    `images` must be on a tmpfs that all hosts see. `no_hold` is the control arm of measurements: packets are
-    dropped instead of held. `fault` is called before and after every step, and may raise: tests inject
-    failures through it.
+    `images` must be on a tmpfs that all hosts see. `traces` gets each migration's causal trace. `no_hold`
+    is the control arm of measurements: packets are dropped instead of held. `fault` is called before and after every
+    step, and may raise: tests inject failures through it. `surroundings` is the testbed around the programs, for
+    what is refused. `settled` is told where a program is when its migration is over, before the journal goes.
     """
 
     def __init__(
@@ -45,29 +54,53 @@ class Migrator:
         *,
         images: Path = DEFAULT_FOLDER / "images",
         journals: Path = DEFAULT_FOLDER / "journals",
+        traces: TraceFolder | None = None,
         no_hold: bool = False,
         fault: Fault = no_fault,
+        surroundings: Surroundings = NOWHERE,
+        timeouts: Timeouts | None = None,
+        settled: Callable[[App], None] = ignore,
     ) -> None:
         self.steering = steering
         self.runtime = runtime
         self.images = images
         self.journals = journals
+        self.traces = traces
         self.no_hold = no_hold
         self.fault = fault
+        self.surroundings = surroundings
+        self.timeouts = timeouts or Timeouts()
+        self.settled = settled
         self._lock = threading.Lock()
         self._moving: dict[int, str] = {}
-        self._transactions: dict[str, Transaction] = {}
+        self._cancellations: dict[str, Cancellation] = {}
 
     def migrate(
-        self, app: App, destination: Host, on_event: OnEvent = ignore, identity: str | None = None
+        self,
+        app: App,
+        destination: Host,
+        on_event: OnEvent = ignore,
+        identity: str | None = None,
+        cancellation: Cancellation | None = None,
+        wish: Wish = DEFAULT_WISH,
     ) -> Report:
         """Carry a program to `destination`; never raises for a migration that fails, the report tells."""
         identity = identity or uuid.uuid4().hex[:12]
         report = Report(identity, app.name, app.host.name, destination.name, self.runtime.name)
+        if self.traces is not None:
+            self.traces.begin(identity)
         try:
             with self._claim(app, identity):
-                plan = make_plan(identity, app, destination, self.runtime, self.images)
-                self._run(plan, report, on_event)
+                plan = make_plan(
+                    identity, app, destination, self._runtime_of(app), self.images, wish, self.surroundings
+                )
+                tracer = Tracer(plan)
+                try:
+                    self._run(plan, report, on_event, cancellation or Cancellation(), tracer)
+                finally:
+                    tracer.end(report)
+                    if self.traces is not None:
+                        self.traces.save(identity, tracer.trace)
         except Refused as ex:
             report.outcome, report.reason = Outcome.REFUSED, str(ex)
         except (MigrationError, OSError) as ex:
@@ -75,26 +108,28 @@ class Migrator:
         return report
 
     def cancel(self, identity: str) -> bool:
-        """Ask a running migration to turn back; say whether it was there to be asked."""
+        """Ask a running migration to turn back; say whether it was there to be asked, and in time."""
         with self._lock:
-            transaction = self._transactions.get(identity)
-        if transaction is not None:
-            transaction.cancel()
-        return transaction is not None
+            cancellation = self._cancellations.get(identity)
+        return cancellation is not None and cancellation.request()
 
     def recover(self) -> list[Recovered]:
         """Finish or undo what an earlier controller left unfinished; call it before the first migration."""
-        return recover(self.journals, self.steering, self.runtime.is_running, self.runtime.revive)
+        return recover(self.journals, self.steering, self.runtime, self.settled)
 
-    def _run(self, plan: Plan, report: Report, on_event: OnEvent) -> None:
+    def _run(
+        self, plan: Plan, report: Report, on_event: OnEvent, cancellation: Cancellation, tracer: Tracer
+    ) -> None:
         """Do one transaction, and a second one home if the first failed when the copy ran already."""
-        with self._transaction(plan, report, on_event, self.fault) as transaction:
+        with self._transaction(plan, report, on_event, self.fault, cancellation, tracer) as transaction:
             home = transaction.run()
-        if home is None:
-            return
-        way_back = Report(home.identity, report.app, report.destination, report.source, report.runtime)
-        with self._transaction(home, way_back, ignore, no_fault) as transaction:
-            transaction.run()
+            if home is None:
+                return
+            way_back = Report(home.identity, report.app, report.destination, report.source, report.runtime)
+            # Its journal begins before that of the way there ends: at every moment one says where the program is.
+            returning = self._transaction(home, way_back, ignore, no_fault, Cancellation(), tracer)
+            with returning as transaction:
+                transaction.run()
         report.connections = way_back.connections
         report.outcome = Outcome.ROLLED_BACK
         if way_back.outcome is not Outcome.COMPLETED:
@@ -106,36 +141,63 @@ class Migrator:
 
     @contextmanager
     def _transaction(
-        self, plan: Plan, report: Report, on_event: OnEvent, fault: Fault
+        self,
+        plan: Plan,
+        report: Report,
+        on_event: OnEvent,
+        fault: Fault,
+        cancellation: Cancellation,
+        tracer: Tracer,
     ) -> Iterator[Transaction]:
         """Make a transaction with its folder and journal; a lost program's are kept for `recover`."""
         folder = make_folder(self.images, plan.identity)
         journal = Journal(self.journals / f"{plan.identity}.jsonl")
         transaction = Transaction(
-            plan, self.runtime, self.steering, folder, journal, report, on_event, fault, self.no_hold
+            plan,
+            tracer.runtime(self._runtime_of(plan.app), plan),
+            tracer.steering(self.steering),
+            folder,
+            journal,
+            report,
+            tracer.on_event(on_event),
+            fault,
+            self.no_hold,
+            cancellation,
+            self.timeouts,
         )
         with self._lock:
-            self._transactions[plan.identity] = transaction
+            self._cancellations[plan.identity] = cancellation
         try:
             yield transaction
         finally:
             with self._lock:
-                del self._transactions[plan.identity]
+                del self._cancellations[plan.identity]
             if transaction.is_lost:
                 journal.close()
             else:
+                self.settled(plan.app)
                 remove_folder(folder)
                 journal.remove()
 
+    def _runtime_of(self, app: App) -> Runtime:
+        """Return what runs a program, or the programs of a party."""
+        if not isinstance(app, Party):
+            return self.runtime
+        if not isinstance(self.runtime, ProcessRuntime):
+            raise Refused(f"{app.name}: only plain processes can be moved together, one by one please")
+        return PartyRuntime(self.runtime)
+
     @contextmanager
     def _claim(self, app: App, identity: str) -> Iterator[None]:
+        claimed = {member.pid: member.name for member in members(app)}
         with self._lock:
-            if (other := self._moving.get(app.pid)) is not None:
-                raise Refused(f"{app.name} is already on the move (migration {other})")
-            self._moving[app.pid] = identity
-            claimed = app.pid
+            for pid, name in claimed.items():
+                if (other := self._moving.get(pid)) is not None:
+                    raise Refused(f"{name} is already on the move (migration {other})")
+            self._moving.update(dict.fromkeys(claimed, identity))
         try:
             yield
         finally:
             with self._lock:
-                del self._moving[claimed]
+                for pid in claimed:
+                    del self._moving[pid]

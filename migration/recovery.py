@@ -1,30 +1,52 @@
-"""After a crash of the controller: read the journals, and finish or undo what they tell of.
+"""After a crash of the controller: read the journals, look at what is there, and finish or undo what they tell of.
 
-A crash takes the keeper and every program of it along, so all that can be there of a migrated program is its
-image, which outlives everybody in the tmpfs. The rule is that of the transaction: before "commit" the program
-belongs to its source, where it is restored from the untouched image if the freeze had come that far; after
-"running" it has a history that no image holds, so the network is finished and the program is reported lost.
-The same holds when the program was not in the keeper's hands and lives on.
+The keeper and its programs have outlived the controller (or the controller had no such keeper: then all of them are
+dead, and only images are left, in the tmpfs). CRIU workers that lost their controller let go by themselves: a dump
+thaws the original, a restore kills what it had built. When they have ended, what counts is who lives:
+
+- the copy lives and has run: the migration is finished. It can only have run after "commit", when the original was
+  ended for good;
+- the original lives: a copy that is still there has not run, and is destroyed; the original goes on;
+- neither lives: the original is restored from its untouched image, unless the copy had run ("running"). Then it
+  ended by itself, and has a history that no image holds: the program is reported lost.
+
+What is done here is written into the journal as well, so that a crash in the middle of it changes nothing.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import MigrationError
+from .groups import Party, member_folder, members
 from .images import INVENTORY_IMAGE
-from .journal import app_from_json, host_from_json, move_from_json, read
+from .journal import WAY_BACK, Journal, Note, app_from_json, host_from_json, move_from_json, read
 from .model import App, Host
 from .steering import Move, Steering, SteeringError
 
-# Restores a program at a host from a folder of images, and returns its PID.
-Revive = Callable[[App, Host, Path], int]
-IsRunning = Callable[[App], bool]
+
+class Programs(Protocol):
+    """What a recovery sees of a runtime.Runtime."""
+
+    def end_leftovers(self) -> None:
+        """End everything but programs that the migrations of a controller that was killed have left at work."""
+
+    def is_running(self, app: App) -> bool:
+        """Say whether the program runs."""
+
+    def end_copy(self, pid: int, *, if_half_built: bool) -> None:
+        """End a copy: in any case, or only if it has not run yet."""
+
+    def wake(self, app: App) -> None:
+        """Let a program run on that is still stopped for a migration whose controller was killed."""
+
+    def revive(self, app: App, host: Host, images: Path, note: Note) -> int:
+        """Restore a program at its source from the images that a crashed migration left; return its PID."""
 
 
 class Verdict(str, Enum):
@@ -45,8 +67,9 @@ class Unfinished:
     destination: Host
     folder: Path
     move: Move | None
-    is_committed: bool
-    copy_pid: int
+    is_committed: bool  # the original was to be ended
+    has_run: bool  # the copy has
+    copy_pids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +81,17 @@ class Recovered:
     verdict: Verdict
     reason: str | None = None
 
+    def __str__(self) -> str:
+        said = {
+            Verdict.FINISHED: "was finished: it runs on {}",
+            Verdict.UNDONE: "was undone: it runs on {}",
+            Verdict.REVIVED: "was undone: it was restored on {} from its image",
+            Verdict.LOST: "ended with the program lost; it was on {}",
+        }[self.verdict].format(self.app.host.name)
+        return f"migration {self.identity} of {self.app.name} {said}" + (
+            f" ({self.reason})" if self.reason else ""
+        )
+
 
 def understand(records: list[dict[str, Any]]) -> Unfinished | None:
     """Sum up a journal; None if its migration has ended or never began."""
@@ -65,57 +99,98 @@ def understand(records: list[dict[str, Any]]) -> Unfinished | None:
     if "begin" not in facts or "end" in facts:
         return None
     begin = facts["begin"]
+    app = app_from_json(begin["app"])
+    if "revived" in facts:
+        for member, pid in zip(members(app), facts["revived"]["pids"], strict=True):
+            member.pid = pid
     return Unfinished(
         identity=begin["id"],
-        app=app_from_json(begin["app"]),
+        app=app,
         destination=host_from_json(begin["destination"]),
         folder=Path(begin["folder"]),
         move=move_from_json(facts["move"]["move"]) if "move" in facts else None,
-        is_committed="running" in facts,
-        copy_pid=facts["commit"]["pid"] if "commit" in facts else 0,
+        is_committed="commit" in facts,
+        has_run="running" in facts,
+        copy_pids=next((tuple(facts[name]["pids"]) for name in ("commit", "copy") if name in facts), ()),
     )
 
 
-def recover(journals: Path, steering: Steering, is_running: IsRunning, revive: Revive) -> list[Recovered]:
-    """Finish or undo every migration that a journal in the folder tells of, and remove the journals."""
+def recover(
+    journals: Path, steering: Steering, programs: Programs, settled: Callable[[App], None] = lambda app: None
+) -> list[Recovered]:
+    """Finish or undo every migration that a journal in the folder tells of, and remove the journals.
+
+    `settled` is told where each program is before its journal goes.
+    """
+    paths = sorted(journals.glob("*.jsonl"))
+    if paths:
+        programs.end_leftovers()
     recovered = []
-    for path in sorted(journals.glob("*.jsonl")):
+    for path in paths:
         unfinished = understand(read(path))
+        is_on_its_way_back = path.with_stem(f"{path.stem}{WAY_BACK}") in paths
+        if unfinished is not None and not is_on_its_way_back:  # else the other journal tells where it is
+            recovered.append(settle(unfinished, steering, programs, path))
+            settled(recovered[-1].app)
         if unfinished is not None:
-            recovered.append(settle(unfinished, steering, is_running, revive))
             shutil.rmtree(unfinished.folder, ignore_errors=True)
         path.unlink()
     return recovered
 
 
-def settle(found: Unfinished, steering: Steering, is_running: IsRunning, revive: Revive) -> Recovered:
+def settle(found: Unfinished, steering: Steering, programs: Programs, path: Path) -> Recovered:
     """Bring one program and its network to a consistent end."""
     app = found.app
-    copy = App(app.name, found.destination, found.copy_pid, app.log)
-    if found.is_committed:
-        verdict = Verdict.FINISHED if is_running(copy) else Verdict.LOST
-        calls = (
-            ("switch_over", "release", "finish")
-            if verdict is Verdict.FINISHED
-            else ("switch_back", "release")
-        )
-        return Recovered(found.identity, copy, verdict, _steer(steering, calls, found.move))
+    copy = copy_of(found)
+    for member, pid in zip(members(app), found.copy_pids, strict=False):
+        can_have_run = found.is_committed and not programs.is_running(member)
+        programs.end_copy(pid, if_half_built=can_have_run)
+    if found.copy_pids and all(map(programs.is_running, members(copy))):
+        problem = _steer(steering, ("switch_over", "release", "finish"), found.move)
+        return Recovered(found.identity, copy, Verdict.FINISHED, problem)
+    if found.has_run or (found.copy_pids and any(map(programs.is_running, members(copy)))):
+        problem = _steer(steering, ("switch_back", "release"), found.move)
+        return Recovered(found.identity, copy, Verdict.LOST, problem)
     verdict, reason = Verdict.UNDONE, None
-    if not is_running(app):
-        verdict, reason = _revive(found, revive)
+    gone = [member for member in members(app) if not programs.is_running(member)]
+    for member in gone:
+        if verdict is not Verdict.LOST:
+            verdict, reason = _revive(member, found, programs, path)
+    for member in members(app):
+        if member not in gone:  # only now, when its peers are there again
+            programs.wake(member)
     problem = _steer(steering, ("switch_back", "release"), found.move)
     return Recovered(found.identity, app, verdict, "; ".join(filter(None, (reason, problem))) or None)
 
 
-def _revive(found: Unfinished, revive: Revive) -> tuple[Verdict, str | None]:
-    images = found.folder / "images"
+def copy_of(found: Unfinished) -> App:
+    """Return the program as it is at its destination, if it has come there."""
+    pids = found.copy_pids or (0,) * len(members(found.app))
+    copies = [
+        replace(member, host=found.destination, pid=pid)
+        for member, pid in zip(members(found.app), pids, strict=True)
+    ]
+    return Party(copies) if isinstance(found.app, Party) else copies[0]
+
+
+def _revive(app: App, found: Unfinished, programs: Programs, path: Path) -> tuple[Verdict, str | None]:
+    folder = member_folder(found.folder, app) if isinstance(found.app, Party) else found.folder
+    images = folder / "images"
     # CRIU writes the inventory last: without it the image is not complete.
     if not (images / INVENTORY_IMAGE).exists():
-        return Verdict.LOST, f"{found.app.name} ended with its controller, before its image was complete"
+        return Verdict.LOST, f"{app.name} ended before its image was complete"
+    journal = Journal(path)
     try:
-        found.app.pid = revive(found.app, found.app.host, images)
+
+        def note(pid: int) -> None:
+            app.pid = pid
+            journal.write("revived", pids=[member.pid for member in members(found.app)])
+
+        app.pid = programs.revive(app, app.host, images, note)
     except (MigrationError, OSError) as ex:
-        return Verdict.LOST, f"{found.app.name} could not be restored on {found.app.host.name}: {ex}"
+        return Verdict.LOST, f"{app.name} could not be restored on {app.host.name}: {ex}"
+    finally:
+        journal.close()
     return Verdict.REVIVED, None
 
 

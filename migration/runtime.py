@@ -3,7 +3,7 @@
 A passage is one way of one program from host to host. Its calls come in this order, and `back_out` may
 come at any point before `end_source`:
 
-    open_passage → freeze → restore → end_source → resume → close
+    open_passage → freeze → transfer → restore → end_source → resume → complete → close
 
 Until `end_source` the original is there, running or frozen; until `resume` the copy has not run one
 instruction. So at every moment at most one of the two runs.
@@ -11,11 +11,16 @@ instruction. So at every moment at most one of the two runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from .deadline import Deadline
 from .inet import InetSocket
+from .journal import Note
 from .model import App, Host
+from .neighbours import Surroundings
+from .transfer.modes import Choice, Wish
 
 
 class Passage(Protocol):
@@ -29,8 +34,26 @@ class Passage(Protocol):
     def moved(self) -> Path:
         """The folder that `restore` reads, which the caller fills from `images`."""
 
-    def freeze(self) -> None:
-        """Stop the program and write its whole state to `images`."""
+    @property
+    def parts(self) -> Sequence[Passage]:
+        """The passages that have an image each: this one, or those of programs that were started apart."""
+
+    @property
+    def copies(self) -> Sequence[int]:
+        """What `restore` has built, by the parts."""
+
+    def freeze(self, stopped: Callable[[], None] = lambda: None) -> None:
+        """Stop the program and write its whole state to `images`; call `stopped` in between."""
+
+    @property
+    def has_locks(self) -> bool:
+        """Say, after `freeze`, whether the program holds file locks: its copy gets them only when it has ended.
+
+        `end_source` then comes before `restore`, and only `revive` leads back.
+        """
+
+    def transfer(self, changed: Mapping[str, bytes]) -> int:
+        """Bring the image to the destination with some files changed; return its bytes."""
 
     def restore(self) -> int:
         """Build the program at the destination, stopped before its first instruction; return its PID."""
@@ -41,11 +64,23 @@ class Passage(Protocol):
     def resume(self) -> None:
         """Let the copy run."""
 
+    def complete(self) -> None:
+        """Return when the copy needs nothing of its source any more; raises MemoryLost, the copy having ended."""
+
+    def account(self) -> dict[str, Any]:
+        """Say how the memory moved: the report's "transfer"."""
+
+    def bury_source(self) -> None:
+        """Return when no socket of the original is left that could send anything."""
+
     def back_out(self) -> None:
         """Destroy what `restore` built, and let the original run on as if nothing had been."""
 
-    def revive(self) -> int:
-        """Build and run the program at its source again after the original has ended; return its PID."""
+    def revive(self, note: Note) -> int:
+        """Build and run the program at its source again after the original has ended; return its PID.
+
+        `note` is told the PID before it runs.
+        """
 
     def close(self) -> None:
         """Let go of everything that is not the program."""
@@ -66,7 +101,7 @@ class Runtime(Protocol):
     def tcp_stream(self) -> Any:
         """The message of tcp-stream-*.img (pycriu.images.tcp_stream_pb2)."""
 
-    def check(self, app: App, destination: Host) -> None:
+    def check(self, app: App, destination: Host, surroundings: Surroundings) -> None:
         """Raise Refused if the program, as it is now, cannot be moved."""
 
     def sockets(self, app: App) -> list[InetSocket]:
@@ -78,8 +113,25 @@ class Runtime(Protocol):
     def image_estimate(self, app: App) -> int:
         """Bound the size of the program's checkpoint, in bytes."""
 
-    def open_passage(self, app: App, destination: Host, folder: Path, *, lock: bool) -> Passage:
-        """Get ready to freeze; `lock` makes the source drop packets for the frozen program."""
+    def choose(self, app: App, destination: Host, wish: Wish) -> Choice:
+        """Settle how the program's memory moves; raises Refused for what cannot be."""
 
-    def revive(self, app: App, host: Host, images: Path) -> int:
+    def open_passage(
+        self, app: App, destination: Host, folder: Path, *, lock: bool, deadline: Deadline, choice: Choice
+    ) -> Passage:
+        """Get ready to freeze; `lock` makes the source drop packets for the frozen program.
+
+        What the passage waits for must end with the deadline.
+        """
+
+    def end_leftovers(self) -> None:
+        """End everything but programs that the migrations of a controller that was killed have left at work."""
+
+    def end_copy(self, pid: int, *, if_half_built: bool) -> None:
+        """End a copy: in any case, or only if it has not run yet."""
+
+    def wake(self, app: App) -> None:
+        """Let a program run on that is still stopped for a migration whose controller was killed."""
+
+    def revive(self, app: App, host: Host, images: Path, note: Note) -> int:
         """Restore a program at its source from the images that a crashed migration left; return its PID."""

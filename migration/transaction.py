@@ -7,8 +7,11 @@ points at it. So whatever fails up to and including "switch over" is undone by k
 original: not a byte has moved. "release" ends the original, lets the copy run and then the packets go. What
 fails after that is undone by a migration in the other direction, since the copy has a history by then.
 
-Every step is journaled before it begins and when it has ended; the records in between ("move", "commit",
-"running") are what recovery.py needs.
+"switch over" needs only what the image says, so it is done while the copy is being built: packets are held, and
+nobody hears of it. Without a hold it has to wait for the copy's sockets.
+
+Every step is journaled before it begins; the records in between ("move", "commit", "running") are what recovery.py
+needs.
 """
 
 from __future__ import annotations
@@ -16,27 +19,46 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
 
+from . import rewriting
+from .cancellation import Cancellation
+from .deadline import UNDO, Deadline, Timeouts
 from .diag import Diag
 from .dropping import Dropping
-from .errors import Cancelled, MigrationError
-from .images import FILES_IMAGE, BadImage, Rewritten, rewrite_files, sent_until, tcp_stream_image
-from .inet import Address, InetSocket, Relocation, State
-from .journal import Journal, app_to_json, host_to_json, move_to_json
+from .errors import MemoryLost, MigrationError, Refused, StepTimeout
+from .groups import members
+from .images import BadImage
+from .inet import Address, InetSocket, Relocation, State, has_inner_connections
+from .journal import WAY_BACK, Journal, app_to_json, host_to_json, move_to_json
 from .namespaces import urgency
 from .netstat import aborted_connections
-from .preflight import Plan
+from .preflight import Plan, check_ports
 from .report import Connections, Event, OnEvent, Outcome, Phase, Report, StepTime
 from .runtime import Passage, Runtime
-from .steering import IpProtocol, Move, Steering, SteeringError
-from .workspace import fill
+from .steering import Endpoint, IpProtocol, Move, Steering, SteeringError
+from .transfer.modes import Choice, Mode
+from .workspace import is_full
 
 # Called with a step's name and "before" or "after"; raises to make the step fail there.
 Fault = Callable[[str, str], None]
 SETTLE_TIMEOUT = 0.5
+# Pauses of a sender (pacing) are shorter on a loopback.
+QUIET = 0.002
+STEPS = (
+    "prepare",
+    "hold",
+    "checkpoint",
+    "rewrite",
+    "transfer",
+    "restore",
+    "switch over",
+    "release",
+    "pages",  # of post-copy only: until the last one is there
+    "verify",
+)
 # What is expected to happen; anything else is a bug, and undone all the same.
 EXPECTED = (MigrationError, SteeringError, BadImage, OSError)
 
@@ -68,39 +90,30 @@ class Transaction:
         on_event: OnEvent,
         fault: Fault,
         no_hold: bool,
+        cancellation: Cancellation,
+        timeouts: Timeouts,
     ) -> None:
+        self.timeouts = timeouts
+        self.deadline = Deadline(timeouts)
         self.plan, self.runtime, self.steering = plan, runtime, steering
         self.folder, self.journal, self.report = folder, journal, report
         self.on_event, self.fault, self.no_hold = on_event, fault, no_hold
         self.stage = Stage.UNTOUCHED
         self.move: Move = plan.move(plan.sockets)
         self.passage: Passage | None = None
-        self.rewritten: Rewritten | None = None
+        self.rewritten: rewriting.Images | None = None
         self.copy_pid = 0
         self.aborts_before = 0
         self.open_files = contextlib.ExitStack()
         self.is_lost = False  # the program runs nowhere: its image and journal are to be kept
+        self.thread = threading.current_thread()  # the one whose waits the deadline bounds
+        self.has_inner_connections = False
         self._network_touched = False
-        self._cancelled = threading.Event()
-        self._bytes: int | None = None
-
-    def cancel(self) -> None:
-        """Turn back before the next step, unless the copy runs by then."""
-        self._cancelled.set()
+        self.cancellation = cancellation
+        self._bytes: dict[str, int] = {}
 
     def run(self) -> Plan | None:
         """Do all steps, or undo those done. Return a plan for the way home if that takes a migration."""
-        steps: list[tuple[str, Callable[[], None]]] = [
-            ("prepare", self.prepare),
-            ("hold", self.hold),
-            ("checkpoint", self.checkpoint),
-            ("rewrite", self.rewrite),
-            ("transfer", self.transfer),
-            ("restore", self.restore),
-            ("switch over", self.switch_over),
-            ("release", self.release),
-            ("verify", self.verify),
-        ]
         plan = self.plan
         self.journal.write(
             "begin",
@@ -111,67 +124,133 @@ class Transaction:
         )
         try:
             with urgency():
-                for name, action in steps:
-                    self.step(name, action)
+                self.do_steps()
             self.report.outcome = Outcome.COMPLETED
         except Exception as ex:
             self.report.reason = reason(ex)
-            return self.undo()
+            if is_full(self.folder):  # CRIU, whose log is there as well, cannot say it
+                self.report.reason += f" (no room is left in {self.folder})"
+            home = self.undo()
+            if isinstance(ex, Refused) and self.report.outcome is Outcome.ROLLED_BACK:
+                self.report.outcome = Outcome.REFUSED
+            return home
         except BaseException:
             self.report.reason = "interrupted"
             self.undo()
             raise
         finally:
+            self.report.steps.sort(key=lambda step: STEPS.index(step.name))
             self.let_go()
         return None
 
+    def do_steps(self) -> None:
+        """Do everything in its order; raises what the first step that failed raised."""
+        self.step("prepare", self.prepare)
+        self.step("hold", self.hold)
+        self.step("checkpoint", self.checkpoint)
+        self.step("rewrite", self.rewrite)
+        if self.no_hold:
+            self.build_copy()
+            self.step("switch over", self.switch_over)
+        else:
+            with self.beside("switch over", self.switch_over):
+                self.build_copy()
+        self.step("release", self.release)
+        if self.plan.choice.mode is Mode.LAZY:
+            self.step("pages", self.way.complete)
+        self.step("verify", self.verify)
+
+    def build_copy(self) -> None:
+        """Bring the image to the destination, and build there what does not run yet."""
+        self.step("transfer", self.transfer)
+        self.step("restore", self.restore)
+
+    @contextlib.contextmanager
+    def beside(self, name: str, action: Callable[[], None]) -> Iterator[None]:
+        """Do a step in a thread of its own while the block runs; both have ended when this returns or raises."""
+        failed: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                with urgency():
+                    self.step(name, action)
+            except BaseException as ex:
+                failed.append(ex)
+
+        thread = threading.Thread(target=work, name=f"{self.plan.identity}-{name}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+        if failed:
+            raise failed[0]
+
     def step(self, name: str, action: Callable[[], None]) -> None:
         """Do one step: journaled, timed, announced."""
-        if self._cancelled.is_set() and self.stage < Stage.ENDED:
-            raise Cancelled(f"cancelled before the step {name!r}")
+        if name == "release":
+            self.cancellation.commit(name)
+        else:
+            self.cancellation.check(name)
         self.journal.write("step", name=name)
         self.tell(name, Phase.STARTED)
-        self._bytes = None
         begin = time.monotonic()
+        if threading.current_thread() is self.thread:
+            self.deadline.start(name)
         try:
             self.fault(name, "before")
             action()
             self.fault(name, "after")
+            if time.monotonic() - begin > self.timeouts.of(name):
+                raise StepTimeout(f"the step {name!r} took longer than {self.timeouts.of(name):g} s")
         except Exception as ex:
             self.tell(name, Phase.FAILED, milliseconds(begin), reason=reason(ex))
             raise
-        self.report.steps.append(StepTime(name, milliseconds(begin)))
-        self.tell(name, Phase.ENDED, milliseconds(begin))
+        took = milliseconds(begin)
+        self.report.steps.append(StepTime(name, took))
+        self.tell(name, Phase.ENDED, took)
 
     def tell(self, step: str, phase: Phase, ms: float | None = None, reason: str | None = None) -> None:
         """Send an event."""
-        self.on_event(Event(self.plan.identity, step, phase, ms, self._bytes, reason))
+        size = self._bytes.get(step) if phase is Phase.ENDED else None
+        self.on_event(Event(self.plan.identity, step, phase, ms, size, reason))
 
     # ---- the steps
 
     def prepare(self) -> None:
         """Get CRIU ready on both hosts, and teach the network the program's voice at its new place."""
         plan = self.plan
-        self.passage = self.runtime.open_passage(plan.app, plan.destination, self.folder, lock=self.no_hold)
-        self.view = self.open_files.enter_context(Diag(plan.destination.pid))
-        self.note_move(self.plan.move(self.runtime.sockets(plan.app)))
+        self.passage = self.runtime.open_passage(
+            plan.app,
+            plan.destination,
+            self.folder,
+            lock=self.no_hold,
+            deadline=self.deadline,
+            choice=plan.choice,
+        )
+        self.here = self.open_files.enter_context(Diag(plan.source.pid))
+        self.there = self.open_files.enter_context(Diag(plan.destination.pid))
+        sockets = self.runtime.sockets(plan.app)
+        self.has_inner_connections = has_inner_connections(sockets, plan.source.address)
+        self.note_move(self.plan.move(sockets))
         self._network_touched = True
         self.steering.prepare(self.move)
+        # Somebody may have taken a port since the plan was made.
+        check_ports(plan.app, plan.destination, sockets, self.there.inet())
 
     def hold(self) -> None:
         """Stop everything that is on its way to the program, and wait for what has come through."""
         if self.no_hold:
-            self.open_files.enter_context(Dropping(self.plan.source.pid, self.move))
+            self.open_files.enter_context(Dropping(self.plan.source.pid, self.move.id, locations(self.move)))
             return
         self.steering.hold(self.move)
-        with Diag(self.plan.source.pid) as diag:
-            self.settle(diag)
+        self.settle()
 
-    def settle(self, diag: Diag) -> None:
+    def settle(self) -> None:
         """Wait until no listener has a connection that no program has accepted: CRIU cannot carry those."""
         ports = {m.old.port for m in self.move.listeners if m.old.protocol == IpProtocol.TCP}
         deadline = time.monotonic() + SETTLE_TIMEOUT
-        while waiting := [s for s in diag.inet() if is_unaccepted(s, ports)]:
+        while waiting := [s for s in self.here.tcp_waiting() if is_unaccepted(s, ports)]:
             if time.monotonic() > deadline:
                 raise MigrationError(
                     f"{self.plan.app.name} does not accept a connection that waits: {waiting[0]}"
@@ -188,16 +267,32 @@ class Transaction:
         """Freeze the program; from here on it does not run anywhere."""
         self.stage = Stage.FROZEN
         begin = time.monotonic()
-        self.way.freeze()
+        self.way.freeze(self.quiesce)
         self.report.criu.frozen_ms = milliseconds(begin)
+
+    def quiesce(self) -> None:
+        """Wait until nothing moves any more between sockets that both belong to what was just stopped.
+
+        Such connections are not held: the kernel goes on sending what is queued, and what it delivered after the
+        receiver's socket was written to the image would be acknowledged and lost.
+        """
+        if not self.has_inner_connections:
+            return
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        queues: object = None
+        while time.monotonic() < deadline:
+            last, queues = queues, [(s.inode, s.receive_queue, s.send_queue) for s in self.here.inet()]
+            if last == queues:
+                return
+            time.sleep(QUIET)
 
     def rewrite(self) -> None:
         """Change the addresses in a copy of the image, and tell the network what the image really holds."""
-        image = (self.way.images / FILES_IMAGE).read_bytes()
-        relocation = self.plan.relocation
-        self.rewritten = rewrite_files(image, relocation, self.runtime.fdinfo, frozenset({self.plan.app.log}))
+        plan = self.plan
+        self.rewritten = rewriting.rewrite(self.way, plan.relocation, self.runtime.fdinfo, plan.app.logs)
+        sent = rewriting.sent(self.way, self.rewritten, self.runtime.tcp_stream)
         known = self.move
-        self.move = move = self.plan.move(self.rewritten.before, self.sent(self.rewritten.before))
+        self.move = move = self.plan.move(self.rewritten.before, sent)
         if move == known:
             return
         self.note_move(move)
@@ -206,25 +301,20 @@ class Transaction:
         else:
             self.steering.extend(move)
 
-    def sent(self, sockets: Sequence[InetSocket]) -> dict[int, int]:
-        """Read how far the image counts each connection's bytes as sent, by inode."""
-        found = {}
-        for socket in sockets:
-            stream = self.way.images / tcp_stream_image(socket.inode)
-            if socket.protocol == IpProtocol.TCP and socket.is_connection and stream.exists():
-                found[socket.inode] = sent_until(stream.read_bytes(), self.runtime.tcp_stream)
-        return found
-
     def transfer(self) -> None:
-        """Lay the image out for the destination; on one machine its pages are shared by hard links."""
+        """Bring the image to the destination, with the new addresses in it."""
         assert self.rewritten is not None
-        self._bytes = fill(self.way.images, self.way.moved, {FILES_IMAGE: self.rewritten.image})
-        self.report.criu.image_bytes = self._bytes
+        size = rewriting.transfer(self.way, self.rewritten, self.plan.source.address, self.runtime.tcp_stream)
+        self._bytes["transfer"] = self.report.criu.image_bytes = size
 
     def restore(self) -> None:
         """Build the copy, stopped, and see that every socket of the image is there."""
+        if self.way.has_locks:
+            self.way.end_source()
+            self.stage = Stage.ENDED
         begin = time.monotonic()
         self.copy_pid = self.way.restore()
+        self.journal.write("copy", pids=list(self.way.copies))
         self.report.criu.restore_ms = milliseconds(begin)
         self.report.connections = self.count_connections()
         if (broken := self.report.connections.broken) != 0:
@@ -239,9 +329,10 @@ class Transaction:
 
     def release(self) -> None:
         """End the original, let the copy run, and let the packets through."""
-        self.journal.write("commit", pid=self.copy_pid)
-        self.stage = Stage.ENDED
-        self.way.end_source()
+        self.journal.write("commit", pids=list(self.way.copies))
+        if self.stage < Stage.ENDED:
+            self.way.end_source()
+            self.stage = Stage.ENDED
         begin = time.monotonic()
         self.way.resume()
         self.report.criu.restore_ms += milliseconds(begin)
@@ -262,14 +353,16 @@ class Transaction:
         broken = min(missing, aborted)
         self.report.connections.broken = broken
         self.report.connections.kept = self.report.connections.established - broken
+        self.way.bury_source()
         self.steering.finish(self.move)
 
     # ---- the way back
 
     def undo(self) -> Plan | None:
         """Bring the program back to its source as far as this transaction can."""
+        self.deadline.start(UNDO)
         self.journal.write("undo", reason=self.report.reason)
-        if self.stage == Stage.MOVED and self.runtime.is_running(self.plan.app):
+        if self.stage == Stage.MOVED and self.is_whole():
             return self.plan_return()
         problems = [*self.undo_program(), *self.undo_network()]
         self.report.outcome = Outcome.FAILED if problems else Outcome.ROLLED_BACK
@@ -278,6 +371,17 @@ class Transaction:
         self.tell("undo", Phase.UNDONE, reason=self.report.reason)
         return None
 
+    def is_whole(self) -> bool:
+        """Say whether the copy runs, with all its memory there."""
+        if not self.runtime.is_running(self.plan.app):
+            return False
+        try:
+            self.way.complete()
+        except MemoryLost as ex:
+            self.report.reason = f"{self.report.reason}; {ex}"
+            return False
+        return True
+
     def undo_program(self) -> list[str]:
         """Thaw the original, or restore it from its image if it has ended; return what went wrong."""
         if self.passage is None:
@@ -285,10 +389,10 @@ class Transaction:
         app, source = self.plan.app, self.plan.source
         try:
             if self.stage > Stage.FROZEN or not self.thaw(self.passage):
-                app.pid = self.passage.revive()
+                app.pid = self.passage.revive(self.note_revived)
                 app.host = source
         except Exception as ex:
-            self.is_lost = True
+            self.is_lost = not isinstance(ex, MemoryLost)
             return [f"{app.name} could not be brought back to {source.name}: {reason(ex)}"]
         self.report.connections.kept = self.report.connections.established
         return []
@@ -332,8 +436,10 @@ class Transaction:
         }
         sockets = self.runtime.sockets(self.plan.app)
         relocation = Relocation(there.new, there.old, ports)
-        identity = f"{self.plan.identity}-back"
-        return Plan(identity, self.plan.app, self.plan.destination, self.plan.source, relocation, sockets)
+        identity = f"{self.plan.identity}{WAY_BACK}"
+        plan = self.plan
+        choice = Choice(Mode.STOP, plan.choice.via)
+        return Plan(identity, plan.app, plan.destination, plan.source, relocation, sockets, choice)
 
     # ---- helpers
 
@@ -342,6 +448,12 @@ class Transaction:
         """The passage that `prepare` opened."""
         assert self.passage is not None
         return self.passage
+
+    def note_revived(self, pid: int) -> None:
+        """Write down where the program is before it runs; of a party, each member knows by now."""
+        parts = members(self.plan.app)
+        pids = [pid] if len(parts) == 1 else [member.pid for member in parts]
+        self.journal.write("revived", pids=pids)
 
     def note_move(self, move: Move) -> None:
         """Remember what the network is told from now on."""
@@ -352,18 +464,25 @@ class Transaction:
         """Compare the image's connections with the kernel's at the destination."""
         assert self.rewritten is not None
         expected = {ends(s) for s in self.rewritten.after if s.protocol == IpProtocol.TCP and s.is_connection}
-        there = {ends(s) for s in self.view.inet()}
+        there = {ends(s) for s in self.there.tcp_connections()}
         kept = len(expected & there)
         return Connections(established=len(expected), kept=kept, broken=len(expected) - kept)
 
     def let_go(self) -> None:
         """Close the passage; what it leaves is said, never raised."""
+        if self.passage is not None:
+            self.report.transfer = self.passage.account()
         for close in (self.open_files.close, self.passage.close if self.passage else None):
             try:
                 if close is not None:
                     close()
             except EXPECTED as ex:
                 self.tell("clean up", Phase.FAILED, reason=str(ex))
+
+
+def locations(move: Move) -> list[Endpoint]:
+    """Return where what moves can be reached before."""
+    return [*(m.old for m in move.listeners), *(m.old for m in move.connections)]
 
 
 def reason(ex: BaseException) -> str:

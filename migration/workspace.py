@@ -12,6 +12,7 @@ from .images import INVENTORY_IMAGE
 
 # Beyond the memory of the program: files, page maps, logs.
 SLACK = 16 << 20
+FULL = 1 << 20
 
 
 def check_room(folder: Path, needed: int, name: str) -> None:
@@ -23,6 +24,14 @@ def check_room(folder: Path, needed: int, name: str) -> None:
             f"no room for the image of {name}: it may take {(needed + SLACK) >> 20} MiB, "
             f"{folder} has {free >> 20} MiB free"
         )
+
+
+def is_full(folder: Path) -> bool:
+    """Say whether a file system has next to no room left: whatever failed there may have failed for that."""
+    try:
+        return shutil.disk_usage(folder).free < FULL
+    except OSError:
+        return False
 
 
 def make_folder(parent: Path, name: str) -> Path:

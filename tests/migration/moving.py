@@ -113,6 +113,10 @@ def stage(folder: Path) -> Iterator[Stage]:
             keeper = runtime.custody.pid
             yield Stage(net, runtime, folder)
             left = criu_leftovers(net, keeper)
+            deadline = time.monotonic() + 2
+            while left and time.monotonic() < deadline:  # the keeper reaps orphans when it hears of them
+                time.sleep(0.05)
+                left = criu_leftovers(net, keeper)
         assert not Path(f"/proc/{keeper}").exists()
     assert left == []
     assert not images.exists() or list(images.iterdir()) == []
@@ -137,8 +141,11 @@ def criu_leftovers(net: RoutedNetwork, keeper: int) -> list[str]:
             if "CRIU" in line or "p4ferry" in line
         ]
     for pid in Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split():
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # reaped meanwhile
         if state == "Z" or b"swrk" in command:
             left.append(f"process {pid} ({state}, {command!r})")
     return left

@@ -13,19 +13,21 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from controllers.frames import flow_of, is_known
 from migration.model import Host
 from migration.namespaces import in_netns
-from migration.steering import Endpoint, HeldStats, Move, SteeringError
+from migration.steering import Endpoint, HeldStats, Move, Spoken, SteeringError
 
 RULES = """
 table ip steering {
     set held { type inet_proto . ipv4_addr . inet_service; }
+    set leaving { type inet_proto . ipv4_addr . inet_service; }
     map to_address { type inet_proto . ipv4_addr . inet_service : ipv4_addr; }
     map to_port { type inet_proto . ipv4_addr . inet_service : inet_service; }
     map as_address { type inet_proto . ipv4_addr . inet_service : ipv4_addr; }
@@ -33,6 +35,7 @@ table ip steering {
     chain hold {
         type filter hook prerouting priority -300;
         ip protocol . ip daddr . th dport @held meta mark set 1
+        ip protocol . ip saddr . th sport @leaving meta mark set 2
     }
     chain move {
         type filter hook prerouting priority -100;
@@ -46,7 +49,8 @@ table ip steering {
 
 
 # At priority -150, between the two chains. (nft's own "queue" is often not built into kernels.)
-QUEUE_RULE = "iptables-legacy -t mangle -A PREROUTING -m mark --mark 1 -j NFQUEUE --queue-num 0"
+QUEUE_RULE = "iptables-legacy -t mangle -A PREROUTING -m mark --mark {} -j NFQUEUE --queue-num {}"
+TO_MOVED, FROM_MOVED = 0, 1  # the queues' numbers
 
 
 class Nft:
@@ -74,8 +78,10 @@ NETLINK_NETFILTER = 12
 NFQNL_PACKET, NFQNL_VERDICT, NFQNL_CONFIG = 0x300, 0x301, 0x302
 NFQA_PACKET_HDR, NFQA_VERDICT_HDR, NFQA_CAP_LEN = 1, 2, 13
 NFQA_CFG_CMD, NFQA_CFG_PARAMS, NFQA_CFG_QUEUE_MAXLEN, NFQA_CFG_MASK, NFQA_CFG_FLAGS = 1, 2, 3, 4, 5
+NFQA_PAYLOAD = 10
 NFQA_CFG_F_GSO = 4
-NF_ACCEPT = 1
+NF_DROP, NF_ACCEPT = 0, 1
+HEADERS = 120  # bytes of a packet that are looked at: IPv4 and TCP, with all options
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -83,34 +89,46 @@ def attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
-def message(kind: int, attributes: bytes) -> bytes:
-    """Encode an nfnetlink message for queue 0."""
-    body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0) + attributes
+def message(kind: int, attributes: bytes, queue: int) -> bytes:
+    """Encode an nfnetlink message for a queue."""
+    body = struct.pack(">BBH", socket.AF_UNSPEC, 0, queue) + attributes
     return struct.pack("=IHHII", 16 + len(body), kind, 1, 0, 0) + body
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A packet in a queue: its id there, its IPv4 packet's beginning, and its length."""
+
+    id: int
+    head: bytes
+    length: int
 
 
 class Queue:
     """An NFQUEUE that keeps packets until told to let them go."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self._number = number
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
         for attributes in (
             attribute(NFQA_CFG_CMD, struct.pack(">BBH", 1, 0, socket.AF_INET)),
-            attribute(NFQA_CFG_PARAMS, struct.pack(">IB", 0, 1)),  # copy no payload
+            attribute(NFQA_CFG_PARAMS, struct.pack(">IB", HEADERS, 2)),  # copy that much of the payload
             attribute(NFQA_CFG_QUEUE_MAXLEN, struct.pack(">I", 100_000)),
             attribute(NFQA_CFG_FLAGS, struct.pack(">I", NFQA_CFG_F_GSO))
             + attribute(NFQA_CFG_MASK, struct.pack(">I", NFQA_CFG_F_GSO)),
         ):
-            self._socket.send(message(NFQNL_CONFIG, attributes))
+            self._send(NFQNL_CONFIG, attributes)
         self._socket.settimeout(0.2)
         self._lock = threading.Lock()
-        self._kept: list[int] = []
-        self._bytes = 0
+        self._kept: list[Kept] = []
         self.holding = False
         self._ends = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def _send(self, kind: int, attributes: bytes) -> None:
+        self._socket.send(message(kind, attributes, self._number))
 
     def _run(self) -> None:
         while not self._ends:
@@ -135,32 +153,37 @@ class Queue:
             found[kind & 0x7FFF] = attributes[at + 4 : at + length]
             at += (length + 3) & ~3
         (packet,) = struct.unpack_from(">I", found[NFQA_PACKET_HDR])
+        head = found.get(NFQA_PAYLOAD, b"")
+        size = int.from_bytes(found[NFQA_CAP_LEN], "big") if NFQA_CAP_LEN in found else len(head)
         with self._lock:
             if self.holding:
-                self._kept.append(packet)
-                if NFQA_CAP_LEN in found:
-                    self._bytes += int.from_bytes(found[NFQA_CAP_LEN], "big")
+                self._kept.append(Kept(packet, head, size))
             else:
-                self._accept(packet)
+                self._judge(packet, NF_ACCEPT)
 
-    def _accept(self, packet: int) -> None:
-        self._socket.send(
-            message(NFQNL_VERDICT, attribute(NFQA_VERDICT_HDR, struct.pack(">II", NF_ACCEPT, packet)))
-        )
+    def _judge(self, packet: int, verdict: int) -> None:
+        self._send(NFQNL_VERDICT, attribute(NFQA_VERDICT_HDR, struct.pack(">II", verdict, packet)))
 
     def hold(self) -> None:
         """Keep what comes from now on."""
         self.holding = True
 
-    def release(self) -> HeldStats:
-        """Let everything go, in order, and keep nothing any more."""
+    def let_pass(self, wanted: Callable[[Kept], bool]) -> None:
+        """Let some packets go, in order, and go on keeping the others."""
+        with self._lock:
+            for packet in self._kept:
+                if wanted(packet):
+                    self._judge(packet.id, NF_ACCEPT)
+            self._kept = [packet for packet in self._kept if not wanted(packet)]
+
+    def release(self, verdict: int = NF_ACCEPT) -> HeldStats:
+        """Let everything go, in order, or drop it; keep nothing any more."""
         with self._lock:
             kept, self._kept = self._kept, []
             self.holding = False
-            stats, self._bytes = HeldStats(len(kept), self._bytes, 0), 0
             for packet in kept:
-                self._accept(packet)
-        return stats
+                self._judge(packet.id, verdict)
+        return HeldStats(len(kept), sum(packet.length for packet in kept), 0)
 
     def close(self) -> None:
         """Unbind the queue."""
@@ -176,7 +199,11 @@ def key(endpoint: Endpoint) -> str:
 
 @dataclass
 class RouterSteering:
-    """Steering by the router: a map of where each identity lives, and a queue for those on the move."""
+    """Steering by the router: a map of where each identity lives, and queues for those on the move.
+
+    What the frozen source's kernel sends beyond the image must not reach the peers (see MovedConnection.sent): it is
+    kept from the hold on, and dropped once the source is gone.
+    """
 
     router: int
     hosts: dict[str, IPv4Address]
@@ -191,7 +218,9 @@ class RouterSteering:
         self.owner = ""
         self.guard = threading.RLock()
         self.nft = in_netns(self.router, Nft)  # its netlink socket stays there
-        self.queue = in_netns(self.router, Queue)
+        self.queue = in_netns(self.router, lambda: Queue(TO_MOVED))
+        self.sent = in_netns(self.router, lambda: Queue(FROM_MOVED))
+        self.leaving: set[Endpoint] = set()
         self._nft(RULES)
 
     def _nft(self, commands: str) -> None:
@@ -229,16 +258,34 @@ class RouterSteering:
         self._hold(move)
         self.refuse("hold")
 
+    def start_hold(self, move: Move) -> None:
+        self.calls.append("start_hold")
+        self._start_hold(move)
+        self.refuse("start_hold")
+
+    def drained(self, move: Move) -> None:
+        self.calls.append("drained")
+        self._flush(self.hosts[move.source])
+        self.refuse("drained")
+
     def _hold(self, move: Move) -> None:
+        self._start_hold(move)
+        self._flush(self.hosts[move.source])
+
+    def _start_hold(self, move: Move) -> None:
         if self.owner != move.id:
             assert self.turn.acquire(timeout=20)
             self.owner = move.id
         self.queue.hold()
+        self.sent.hold()
+        leaving = {old for old, _ in self.pairs(move)} - self.leaving
+        if leaving:
+            self._nft("".join(f"add element ip steering leaving {{ {key(old)} }}\n" for old in leaving))
+            self.leaving |= leaving
         new = {self.identity(old) for old, _ in self.pairs(move)} - self.held
         if new:
             self._nft("".join(f"add element ip steering held {{ {key(who)} }}\n" for who in new))
             self.held |= new
-        self._flush(self.hosts[move.source])
 
     def _flush(self, address: IPv4Address) -> None:
         """Wait for an echo from the host: what was on its way before has arrived before."""
@@ -267,6 +314,8 @@ class RouterSteering:
                 commands += self._place(who, new)
         if commands:
             self._nft(commands)
+        until = {(c.old, c.peer): c.sent for c in move.connections}
+        self.sent.let_pass(lambda packet: knows(packet, until))
         self.refuse("switch_over")
 
     def _forget(self, who: Endpoint) -> str:
@@ -292,14 +341,28 @@ class RouterSteering:
         self.calls.append("release")
         if self.owner != move.id:
             return HeldStats()
+        is_switched = move.id in self.before
+        if not is_switched:
+            self._let_leave(NF_ACCEPT)
         stats = self.queue.release()
         if self.held:
             self._nft("".join(f"delete element ip steering held {{ {key(who)} }}\n" for who in self.held))
             self.held.clear()
-        self.owner = ""
-        self.turn.release()
+        if not is_switched:
+            self._give_up_turn()
         self.refuse("release")
         return stats
+
+    def _let_leave(self, verdict: int) -> None:
+        """Hold nothing from the source any more."""
+        if self.leaving:
+            self._nft("".join(f"delete element ip steering leaving {{ {key(e)} }}\n" for e in self.leaving))
+            self.leaving.clear()
+        self.sent.release(verdict)
+
+    def _give_up_turn(self) -> None:
+        self.owner = ""
+        self.turn.release()
 
     def switch_back(self, move: Move) -> None:
         self.calls.append("switch_back")
@@ -317,7 +380,9 @@ class RouterSteering:
 
     def finish(self, move: Move) -> None:
         self.calls.append("finish")
-        self.before.pop(move.id, None)
+        if self.before.pop(move.id, None) is not None and self.owner == move.id:
+            self._let_leave(NF_DROP)
+            self._give_up_turn()
         self.refuse("finish")
 
     def refuse(self, method: str) -> None:
@@ -328,7 +393,16 @@ class RouterSteering:
 
     def close(self) -> None:
         self.queue.close()
+        self.sent.close()
         self.nft.close()
+
+
+def knows(packet: Kept, until: Mapping[tuple[Endpoint, Endpoint], Spoken | None]) -> bool:
+    """Say whether the image knows a packet."""
+    frame = b"\0" * 12 + b"\x08\x00" + packet.head
+    flow = flow_of(frame)
+    spoken = until.get(flow) if flow is not None else None
+    return spoken is None or is_known(frame, spoken)
 
 
 def ip(*arguments: str) -> None:
@@ -406,5 +480,6 @@ def routed_network(names: str = "ABC") -> Iterator[RoutedNetwork]:
 def configure_router() -> None:
     """Let the router forward, and let probes of its own pass."""
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-    subprocess.run(QUEUE_RULE.split(), check=True, timeout=10)
+    for mark, number in ((1, TO_MOVED), (2, FROM_MOVED)):
+        subprocess.run(QUEUE_RULE.format(mark, number).split(), check=True, timeout=10)
     Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")

@@ -204,7 +204,7 @@ def test_loopback_peer_outside_is_refused(scene: Stage) -> None:
     wait_until(lambda: log.exists() and "up" in log.read_text(), "the connection")
     report = scene.migrator().migrate(app, scene.hosts["C"])
     assert report.outcome is Outcome.REFUSED
-    assert "to 127.0.0.1:7000 is connected with another program on B" in str(report.reason)
+    assert "to 127.0.0.1:7000 is connected with process" in str(report.reason)
 
 
 def test_peer_with_the_destinations_address_is_refused(scene: Stage) -> None:

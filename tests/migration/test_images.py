@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,19 @@ from migration.criu import PRIVATE, _import_pycriu
 from migration.errors import CriuMissing
 from migration.images import (
     BadImage,
+    OpenFiles,
     address_to_words,
+    as_sent,
     join,
     readdressed,
     rewrite_files,
-    sent_until,
     split,
+    spoken,
     tcp_stream_image,
     words_to_address,
 )
 from migration.inet import Flow, Relocation, State, plain
+from migration.steering import Spoken
 
 HEADER = b"\x01\x02\x03\x04\x05\x06\x07\x08"
 OLD, NEW = IPv4Address("10.0.2.2"), IPv4Address("10.0.3.3")
@@ -32,11 +35,14 @@ v4 = st.ip_addresses(v=4)
 v6 = st.ip_addresses(v=6)
 mapped = v4.map(lambda a: IPv6Address(b"\0" * 10 + b"\xff\xff" + a.packed))
 own = st.sampled_from([OLD, IPv6Address(f"::ffff:{OLD}")])
+anywhere = st.sampled_from(["0.0.0.0", "::", "127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1"]).map(
+    ip_address
+)
 ports = st.integers(1, 65535)
 socket_fields = st.fixed_dictionaries(
     {
-        "source": v4 | v6 | mapped | own,
-        "target": v4 | mapped,
+        "source": anywhere | own,
+        "target": v4 | v6 | mapped | own,
         "src_port": ports,
         "dst_port": ports,
         "state": st.sampled_from([State.ESTABLISHED, State.LISTEN, State.CLOSE_WAIT, State.CLOSE]),
@@ -73,6 +79,24 @@ def socket_entry(fdinfo: Any, number: int, fields: dict[str, Any]) -> Any:
         isk.opts.so_rcv_tmo_usec
     ) = 0
     return entry
+
+
+def with_unknown(entry: Any, content: bytes) -> Any:
+    """Give an entry and its socket a field that this pycriu does not know."""
+    field = b"\xfa\x7f" + bytes([len(content)]) + content  # number 2047, bytes
+    inner = entry.isk.SerializeToString() + field
+    entry.ClearField("isk")
+    whole = entry.SerializeToString() + b"\x22" + varint(len(inner)) + inner + field
+    return type(entry).FromString(whole)
+
+
+def varint(number: int) -> bytes:
+    """Encode a length as protobuf does."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(out + bytes([number]))
 
 
 def file_entry(fdinfo: Any, name: str, size: int) -> Any:
@@ -116,34 +140,63 @@ def test_addresses_keep_their_value(address: IPv4Address | IPv6Address) -> None:
 def test_addresses_are_in_network_order() -> None:
     """10.0.2.2 is stored as its four bytes."""
     assert address_to_words(OLD) == [0x0202000A]
-    assert readdressed([0, 0, 0xFFFF0000, 0x0202000A], NEW) == [0, 0, 0xFFFF0000, 0x0303000A]
+    assert list(readdressed([0, 0, 0xFFFF0000, 0x0202000A], NEW)) == [0, 0, 0xFFFF0000, 0x0303000A]
 
 
-@given(st.lists(socket_fields, max_size=6))
-def test_only_the_hosts_own_address_changes(fdinfo: Any, sockets: list[dict[str, Any]]) -> None:
-    """Every socket at the old address gets the new one; no other field of any entry changes."""
-    before = [socket_entry(fdinfo, number, fields) for number, fields in enumerate(sockets)]
+@given(st.lists(socket_fields, max_size=6), st.binary(max_size=20))
+def test_only_the_hosts_own_address_changes(
+    fdinfo: Any, sockets: list[dict[str, Any]], unknown: bytes
+) -> None:
+    """Every socket at the old address gets the new one; no other field of any entry changes, known or unknown."""
+    before = [with_unknown(socket_entry(fdinfo, n, fields), unknown) for n, fields in enumerate(sockets)]
     result = rewrite_files(image_of(before), move(), fdinfo, frozenset())
-    _, messages = split(result.image)
+    header, messages = split(result.image)
     after = [fdinfo.file_entry.FromString(message) for message in messages]
+    assert header == HEADER
     local = {(plain(s["source"]), s["src_port"]) for s in sockets}
+    local |= {(OLD, s["src_port"]) for s in sockets if s["source"].is_unspecified}
     for fields, old, new in zip(sockets, before, after, strict=True):
-        source = plain(fields["source"])
+        source, target = plain(fields["source"]), plain(fields["target"])
+        stays = target != OLD or (target, fields["dst_port"]) not in local
         assert plain(words_to_address(new.isk.src_addr)) == (NEW if source == OLD else source)
+        assert plain(words_to_address(new.isk.dst_addr)) == (target if stays else NEW)
         assert len(new.isk.src_addr) == len(old.isk.src_addr)
-        target = plain(fields["target"])
-        if target != OLD or (target, fields["dst_port"]) not in local:
+        assert len(new.isk.dst_addr) == len(old.isk.dst_addr)
+        if stays:
             assert list(new.isk.dst_addr) == list(old.isk.dst_addr)
         for entry in (old, new):
             del entry.isk.src_addr[:], entry.isk.dst_addr[:]
-        assert old == new
+        assert old.SerializeToString(deterministic=True) == new.SerializeToString(deterministic=True)
     assert len(result.before) == len(result.after) == len(sockets)
+
+
+@given(st.lists(st.binary(max_size=60), max_size=5), st.lists(socket_fields, max_size=3))
+def test_entries_without_addresses_stay_byte_for_byte(
+    fdinfo: Any, contents: list[bytes], sockets: list[dict[str, Any]]
+) -> None:
+    """Files, pipes and what a later CRIU may add are not even written anew."""
+    others = [b"\x08\x01\x10\x07" + b"\xfa\x7f" + bytes([len(c)]) + c for c in contents]
+    entries = [socket_entry(fdinfo, n, fields).SerializeToString() for n, fields in enumerate(sockets)]
+    result = rewrite_files(join(HEADER, others + entries), move(), fdinfo, frozenset())
+    assert split(result.image)[1][: len(others)] == others
+
+
+@given(socket_fields, v4 | v6 | mapped)
+def test_image_of_another_host_is_refused(fdinfo: Any, fields: dict[str, Any], address: Any) -> None:
+    """A socket bound to an address that does not move would not find it at the new place."""
+    image = image_of([socket_entry(fdinfo, 1, {**fields, "source": address})])
+    local = plain(address)
+    if local == OLD or local.is_unspecified or local.is_loopback:
+        rewrite_files(image, move(), fdinfo, frozenset())
+        return
+    with pytest.raises(BadImage, match="bound to no address of its host"):
+        rewrite_files(image, move(), fdinfo, frozenset())
 
 
 @given(st.lists(socket_fields, max_size=6))
 def test_there_and_back_is_where_it_was(fdinfo: Any, sockets: list[dict[str, Any]]) -> None:
     """Moving back restores the image, unless something was at the new address before."""
-    if any(NEW in (plain(s["source"]), plain(s["target"])) for s in sockets):
+    if any(plain(s["target"]) == NEW for s in sockets):
         return
     image = image_of([socket_entry(fdinfo, number, fields) for number, fields in enumerate(sockets)])
     there = rewrite_files(image, move(), fdinfo, frozenset())
@@ -174,6 +227,41 @@ def test_connection_with_itself_moves_at_both_ends(fdinfo: Any) -> None:
     assert {(s.local, s.remote) for s in result.after} == {(NEW, NEW)}
 
 
+@given(st.lists(st.tuples(ports, ports), min_size=1, max_size=5, unique=True), st.integers(50000, 60000))
+def test_group_moves_both_ends_of_what_connects_it(
+    fdinfo: Any, pairs: list[tuple[int, int]], port: int
+) -> None:
+    """Two programs' images agree on every connection between them, also when a port changes on the way."""
+    fields = {"source": OLD, "target": OLD, "state": State.ESTABLISHED, "proto": 6, "backlog": 0}
+    clients = [{**fields, "src_port": a, "dst_port": b} for a, b in pairs]
+    servers = [{**fields, "src_port": b, "dst_port": a} for a, b in pairs]
+    taken = {(6, pairs[0][0], OLD, pairs[0][1]): port}
+    moved = []
+    for own, other in ((clients, servers), (servers, clients)):
+        companions = frozenset((OLD, int(s["src_port"])) for s in other)
+        image = image_of([socket_entry(fdinfo, n, one) for n, one in enumerate(own)])
+        moved.append(OpenFiles(image, fdinfo).move(move(taken), companions).after)
+    assert [(s.local, s.local_port, s.remote, s.remote_port) for s in moved[0]] == [
+        (s.remote, s.remote_port, s.local, s.local_port) for s in moved[1]
+    ]
+    assert {s.local for s in (*moved[0], *moved[1])} == {NEW}
+    assert moved[0][0].local_port == port
+
+
+@given(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2), st.integers(0, 5))
+def test_expired_periodic_timers_go_on(fdinfo: Any, ticks: int, left: int, interval: int, flags: int) -> None:
+    """A periodic timerfd that nobody has read since it expired is armed again; every other stays as it is."""
+    entry = fdinfo.file_entry(type=fdinfo.TIMERFD, id=5)
+    timer = entry.tfd
+    timer.id, timer.flags, timer.clockid, timer.ticks, timer.settime_flags = 5, flags, 1, ticks, 0
+    timer.vsec, timer.vnsec, timer.isec, timer.insec = 0, left, 0, interval
+    timer.fown.uid = timer.fown.euid = timer.fown.signum = timer.fown.pid_type = timer.fown.pid = 0
+    [message] = split(rewrite_files(image_of([entry]), move(), fdinfo, frozenset()).image)[1]
+    if ticks and interval and not left:
+        timer.vnsec = 1
+    assert fdinfo.file_entry.FromString(message) == entry
+
+
 def test_size_of_growing_logs_is_not_compared(fdinfo: Any) -> None:
     """A program's log may grow; other files keep their check."""
     entries = [file_entry(fdinfo, "/tmp/app.log", 10), file_entry(fdinfo, "/tmp/data", 20)]
@@ -194,9 +282,26 @@ def test_how_far_a_stream_counts_as_sent(
         mss_clamp=1460, unsq_len=unsent,
     )  # fmt: skip
     image = join(HEADER, [entry.SerializeToString()]) + queues
-    assert sent_until(image, tcp_stream) == (behind - unsent) % 2**32
+    assert spoken(image, tcp_stream) == Spoken((behind - unsent) % 2**32)
+    entry.opt_mask, entry.timestamp = 1, 77
+    image = join(HEADER, [entry.SerializeToString()]) + queues
+    assert spoken(image, tcp_stream) == Spoken((behind - unsent) % 2**32, 77)
     with pytest.raises(BadImage):
-        sent_until(image[:14], tcp_stream)
+        spoken(image[:14], tcp_stream)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**20), st.binary(max_size=100))
+def test_queue_that_counts_as_sent(behind: int, unsent: int, queues: bytes) -> None:
+    """Only the length of what had not been sent changes; an image without any stays as it is."""
+    tcp_stream = _import_pycriu(PRIVATE / "python")[2]
+    entry = tcp_stream.tcp_stream_entry(
+        inq_len=0, inq_seq=1, outq_len=unsent, outq_seq=behind, opt_mask=0, snd_wscale=7, mss_clamp=1460,
+        unsq_len=unsent,
+    )  # fmt: skip
+    image = join(HEADER, [entry.SerializeToString()]) + queues
+    changed = as_sent(image, tcp_stream)
+    entry.unsq_len = 0
+    assert changed == (join(HEADER, [entry.SerializeToString()]) + queues if unsent else None)
 
 
 def test_the_name_of_a_stream_image() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from moving import ECHO, PROJECT, stage, wait_until
 
-from migration.journal import Journal, app_to_json, host_to_json, move_to_json, read
+from migration.journal import Journal, Note, app_to_json, host_to_json, move_to_json, read
 from migration.model import App, Host
 from migration.recovery import Verdict, recover, understand
 from migration.steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener, NullSteering
@@ -38,7 +38,9 @@ def write_journal(folder: Path, *records: str) -> Path:
             "folder": str(folder / "one"),
         },
         "move": {"move": move_to_json(MOVE)},
-        "commit": {"pid": 33},
+        "copy": {"pids": [33]},
+        "commit": {"pids": [33]},
+        "revived": {"pids": [44]},
         "running": {"pid": 33},
         "end": {"outcome": "completed"},
     }
@@ -48,9 +50,32 @@ def write_journal(folder: Path, *records: str) -> Path:
     return path
 
 
-def no_revival(app: App, host: Host, images: Path) -> int:
-    """Fail the test: nothing was to be restored."""
-    raise AssertionError(f"{app.name} was restored from {images}")
+class Programs:
+    """Who lives, by PID; `half_built` have not run yet. Says what was done to them."""
+
+    def __init__(self, running: set[int], half_built: set[int] = frozenset()) -> None:  # type: ignore[assignment]
+        self.running, self.half_built = set(running), set(half_built)
+        self.done: list[str] = []
+
+    def end_leftovers(self) -> None:
+        self.done.append("end leftovers")
+
+    def is_running(self, app: App) -> bool:
+        return app.pid in self.running
+
+    def end_copy(self, pid: int, *, if_half_built: bool) -> None:
+        if pid in self.running and (pid in self.half_built or not if_half_built):
+            self.running.discard(pid)
+            self.done.append(f"end {pid}")
+
+    def wake(self, app: App) -> None:
+        self.done.append(f"wake {app.pid}")
+
+    def revive(self, app: App, host: Host, images: Path, note: Note) -> int:
+        assert (app.host, host) == (APP.host, APP.host)
+        note(44)
+        self.running.add(44)
+        return 44
 
 
 def test_journal_keeps_every_fact(tmp_path: Path) -> None:
@@ -61,39 +86,72 @@ def test_journal_keeps_every_fact(tmp_path: Path) -> None:
     found = understand(read(path))
     assert found is not None
     assert (found.app, found.destination.name, found.move) == (APP, "h3", MOVE)
-    assert (found.copy_pid, found.is_committed) == (33, False)
+    assert (found.copy_pids, found.is_committed) == ((33,), True)
+
+
+FORWARD, BACK = ["switch_over", "release", "finish"], ["switch_back", "release"]
+FROZEN = ["begin", "move", "copy"]
 
 
 @pytest.mark.parametrize(
-    ("records", "running", "verdict", "calls"),
+    ("records", "running", "half_built", "has_image", "verdict", "alive", "calls"),
     [
-        (["begin"], {22}, Verdict.UNDONE, []),
-        (["begin", "move"], {22}, Verdict.UNDONE, ["switch_back", "release"]),
-        (["begin", "move"], set(), Verdict.LOST, ["switch_back", "release"]),
-        (
-            ["begin", "move", "commit", "running"],
-            {33},
-            Verdict.FINISHED,
-            ["switch_over", "release", "finish"],
-        ),
-        (["begin", "move", "commit", "running"], set(), Verdict.LOST, ["switch_back", "release"]),
+        (["begin"], {22}, set(), False, Verdict.UNDONE, {22}, []),
+        (["begin", "move"], {22}, set(), False, Verdict.UNDONE, {22}, BACK),
+        (["begin", "move"], set(), set(), False, Verdict.LOST, set(), BACK),
+        (["begin", "move"], set(), set(), True, Verdict.REVIVED, {44}, BACK),
+        (FROZEN, {22, 33}, {33}, True, Verdict.UNDONE, {22}, BACK),
+        (FROZEN, {22, 33}, set(), True, Verdict.UNDONE, {22}, BACK),
+        (FROZEN, {33}, set(), True, Verdict.REVIVED, {44}, BACK),
+        ([*FROZEN, "commit"], {22, 33}, {33}, True, Verdict.UNDONE, {22}, BACK),
+        ([*FROZEN, "commit"], {33}, {33}, True, Verdict.REVIVED, {44}, BACK),
+        ([*FROZEN, "commit"], {33}, set(), True, Verdict.FINISHED, {33}, FORWARD),
+        ([*FROZEN, "commit"], set(), set(), True, Verdict.REVIVED, {44}, BACK),
+        ([*FROZEN, "commit", "revived"], {44}, set(), True, Verdict.UNDONE, {44}, BACK),
+        ([*FROZEN, "commit", "running"], {33}, set(), True, Verdict.FINISHED, {33}, FORWARD),
+        ([*FROZEN, "commit", "running"], set(), set(), True, Verdict.LOST, set(), BACK),
     ],
 )
-def test_recovery_by_journal(
-    tmp_path: Path, records: list[str], running: set[int], verdict: Verdict, calls: list[str]
+def test_recovery_by_journal_and_by_what_is_there(
+    tmp_path: Path,
+    records: list[str],
+    running: set[int],
+    half_built: set[int],
+    has_image: bool,
+    verdict: Verdict,
+    alive: set[int],
+    calls: list[str],
 ) -> None:
-    """Each point of no return has its rule."""
+    """Whatever was there, at most one instance is there afterwards, and the network leads to it."""
     path = write_journal(tmp_path, *records)
-    steering = NullSteering()
-    [done] = recover(path.parent, steering, lambda app: app.pid in running, no_revival)
-    assert (done.verdict, steering.calls) == (verdict, calls)
+    if has_image:
+        (tmp_path / "one" / "images").mkdir(parents=True)
+        (tmp_path / "one" / "images" / "inventory.img").touch()
+    steering, programs, settled = NullSteering(), Programs(running, half_built), []
+    [done] = recover(path.parent, steering, programs, settled.append)
+    assert (done.verdict, programs.running, steering.calls) == (verdict, alive, calls)
+    assert settled == [done.app]
+    assert done.app.host.name == ("h3" if verdict is Verdict.FINISHED or "running" in records else "h2")
     assert not path.exists()
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_way_back_counts_for_the_way_there(tmp_path: Path) -> None:
+    """Two journals tell of one program: the later one decides."""
+    path = write_journal(tmp_path, *FROZEN, "commit", "running")
+    begin = {"id": "one-back", "app": app_to_json(APP), "destination": host_to_json(Host("h3", 3, NEW))}
+    back = Journal(path.with_name("one-back.jsonl"))
+    back.write("begin", **begin, folder=str(tmp_path / "back"))
+    back.close()
+    [done] = recover(path.parent, NullSteering(), Programs({22}))
+    assert (done.identity, done.verdict) == ("one-back", Verdict.UNDONE)
+    assert list(path.parent.iterdir()) == []
 
 
 def test_ended_migrations_are_left_alone(tmp_path: Path) -> None:
     """A journal with an end needs nothing."""
     path = write_journal(tmp_path, "begin", "move", "commit", "running", "end")
-    assert recover(path.parent, NullSteering(), lambda app: False, no_revival) == []
+    assert recover(path.parent, NullSteering(), Programs(set())) == []
 
 
 CRASH = """

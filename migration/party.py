@@ -1,0 +1,264 @@
+"""A runtime and a passage for a party: several programs that were started apart and move in one transaction.
+
+    PartyRuntime(ProcessRuntime)    asks the runtime about each member, and sums up
+    PartyPassage                    one ProcessPassage for each member, in step
+
+The members are stopped together and only then written down, so that what one has sent the other has, or has not, in
+both images. Their copies are built side by side, and run when every original has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import tree
+from .deadline import Deadline
+from .dropping import Dropping
+from .errors import MigrationError, Refused
+from .groups import member_folder, members
+from .images import FILES_IMAGE, OpenFiles
+from .inet import InetSocket
+from .journal import Note
+from .model import App, Host
+from .neighbours import Surroundings
+from .process import ProcessPassage, ProcessRuntime
+from .steering import Endpoint, IpProtocol
+from .transfer.modes import Choice, Mode, Wish
+from .turns import turn_of
+
+T = TypeVar("T")
+
+
+class PartyRuntime:
+    """See runtime.Runtime; every App may be a Party."""
+
+    def __init__(self, runtime: ProcessRuntime) -> None:
+        self._runtime = runtime
+        self.name = runtime.name
+
+    @property
+    def fdinfo(self) -> Any:
+        """The messages of files.img."""
+        return self._runtime.fdinfo
+
+    @property
+    def tcp_stream(self) -> Any:
+        """The message of tcp-stream-*.img."""
+        return self._runtime.tcp_stream
+
+    def check(self, app: App, destination: Host, surroundings: Surroundings) -> None:
+        """Refuse the first member that CRIU could not carry."""
+        for member in members(app):
+            self._runtime.check(member, destination, surroundings)
+
+    def sockets(self, app: App) -> list[InetSocket]:
+        """List the sockets of all."""
+        return [socket for member in members(app) for socket in self._runtime.sockets(member)]
+
+    def is_running(self, app: App) -> bool:
+        """Say whether all run."""
+        return all(self._runtime.is_running(member) for member in members(app))
+
+    def image_estimate(self, app: App) -> int:
+        """Bound the size of all checkpoints together."""
+        return sum(self._runtime.image_estimate(member) for member in members(app))
+
+    def choose(self, app: App, destination: Host, wish: Wish) -> Choice:
+        """Settle how the memory of all moves: post-copy could fail for one when another is past its way back."""
+        if wish.mode is Mode.LAZY:
+            raise Refused(f"{app.name} cannot be moved together in mode lazy: ask for mode stop, or pre")
+        wish = Wish(Mode.STOP if wish.mode is Mode.AUTO else wish.mode, wish.via)
+        first, *_ = [self._runtime.choose(member, destination, wish) for member in members(app)]
+        return first
+
+    def open_passage(
+        self, app: App, destination: Host, folder: Path, *, lock: bool, deadline: Deadline, choice: Choice
+    ) -> PartyPassage:
+        """Start the CRIU workers of all."""
+        return PartyPassage(self._runtime, members(app), destination, folder, lock, deadline, choice)
+
+    def end_leftovers(self) -> None:
+        """See runtime.Runtime."""
+        self._runtime.end_leftovers()
+
+    def end_copy(self, pid: int, *, if_half_built: bool) -> None:
+        """End the copy of one member."""
+        self._runtime.end_copy(pid, if_half_built=if_half_built)
+
+    def wake(self, app: App) -> None:
+        """Let all run on."""
+        for member in members(app):
+            self._runtime.wake(member)
+
+    def revive(self, app: App, host: Host, images: Path, note: Note) -> int:
+        """Restore one member at its source."""
+        return self._runtime.revive(app, host, images, note)
+
+
+class PartyPassage:
+    """See runtime.Passage."""
+
+    def __init__(
+        self,
+        runtime: ProcessRuntime,
+        apps: Sequence[App],
+        destination: Host,
+        folder: Path,
+        lock: bool,
+        deadline: Deadline,
+        choice: Choice,
+    ) -> None:
+        self._apps = apps
+        self._source = apps[0].host
+        self._fdinfo = runtime.fdinfo
+        self._running = runtime.is_running
+        self._turn = contextlib.ExitStack()
+        self.images = self.moved = folder
+        self.parts: list[ProcessPassage] = []
+        try:
+            for app in apps:
+                place = member_folder(folder, app)
+                place.mkdir(mode=0o700)
+                part = ProcessPassage(
+                    runtime.criu,
+                    runtime.custody,
+                    app,
+                    destination,
+                    place,
+                    lock=lock,
+                    choice=choice,
+                    deadline=deadline,
+                    in_turn=False,
+                )
+                self.parts.append(part)
+            self._turn.enter_context(turn_of(pid for app in apps for pid in tree.processes(app.pid)))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def copies(self) -> Sequence[int]:
+        """What has been restored, by the members."""
+        return [pid for part in self.parts for pid in part.copies]
+
+    @property
+    def has_locks(self) -> bool:
+        """Say whether one of them holds file locks."""
+        return any(part.has_locks for part in self.parts)
+
+    def freeze(self, stopped: Callable[[], None] = lambda: None) -> None:
+        """Stop all, then write each down: one after the other, for they may work in one directory."""
+        with self._turn:
+            together([part.stop for part in self.parts])
+            stopped()
+            for part in self.parts:
+                part.dump()
+
+    def transfer(self, changed: Mapping[str, bytes]) -> int:
+        """Every part has files of its own to change."""
+        raise NotImplementedError("a party is handed over part by part")
+
+    def restore(self) -> int:
+        """Build all copies side by side."""
+        return together([part.restore for part in self.parts])[0]
+
+    def end_source(self) -> None:
+        """End all originals."""
+        for part in self.parts:
+            part.end_source()
+
+    def resume(self) -> None:
+        """Let all copies run."""
+        together([part.resume for part in self.parts])
+        for app, pid in zip(self._apps, self.copies, strict=True):
+            app.pid = pid
+
+    def bury_source(self) -> None:
+        """Return when no socket of any original is left."""
+        together([part.bury_source for part in self.parts])
+
+    def complete(self) -> None:
+        """Wait for nothing: memory does not come later."""
+
+    def account(self) -> dict[str, Any]:
+        """Say how the memory of all moved."""
+        accounts = [part.account() for part in self.parts]
+        return {
+            **accounts[0],
+            "bytes": sum(one["bytes"] for one in accounts),
+            "rounds": max(one["rounds"] for one in accounts),
+        }
+
+    def back_out(self) -> None:
+        """Let every original run on; raises MigrationError, leaving them frozen, if one has not outlived this."""
+        dead = [app.name for app in self._apps if not self._running(app)]
+        if dead:
+            raise MigrationError(f"{', '.join(dead)} did not outlive the attempt")
+        together([part.back_out for part in self.parts])
+
+    def revive(self, note: Note) -> int:
+        """Restore the originals that are gone, and then let the others run on: their peers must be there by then."""
+        pairs = list(zip(self._apps, self.parts, strict=True))
+        alive = [part for app, part in pairs if not part.has_ended and self._running(app)]
+        # A frozen peer's kernel goes on talking, and would be answered with a reset while the sockets are not there.
+        with Dropping(self._source.pid, f"{self.images.name}-revive", self._inner_ends()):
+            for app, part in pairs:
+                if part not in alive:
+                    if not part.has_ended:
+                        with contextlib.suppress(
+                            MigrationError
+                        ):  # it is dead: this takes its sockets from CRIU
+                            part.back_out()
+
+                    def known(pid: int, app: App = app) -> None:
+                        app.pid = pid
+                        note(pid)
+
+                    app.pid = part.revive(known)
+        for part in alive:
+            part.back_out()
+        return self._apps[0].pid
+
+    def _inner_ends(self) -> list[Endpoint]:
+        """List where the connections within the host end."""
+        images = [part.images / FILES_IMAGE for part in self.parts]
+        sockets = [s for i in images if i.exists() for s in OpenFiles(i.read_bytes(), self._fdinfo).sockets]
+        return [
+            Endpoint(IpProtocol.TCP, socket.local, socket.local_port)
+            for socket in sockets
+            if socket.protocol == IpProtocol.TCP
+            and socket.is_connection
+            and isinstance(socket.local, IPv4Address)
+            and (socket.remote.is_loopback or socket.remote == self._source.address)
+        ]
+
+    def close(self) -> None:
+        """Let go of every part."""
+        self._turn.close()
+        together([part.close for part in self.parts])
+
+
+def together(actions: Sequence[Callable[[], T]]) -> list[T]:
+    """Call all at the same time; when all have ended, return what they returned or raise what the first one raised."""
+    results: dict[int, T] = {}
+    errors: dict[int, BaseException] = {}
+
+    def run(number: int, action: Callable[[], T]) -> None:
+        try:
+            results[number] = action()
+        except BaseException as ex:
+            errors[number] = ex
+
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(actions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[min(errors)]
+    return [results[number] for number in range(len(actions))]
