@@ -1,10 +1,11 @@
 """`p4ferry`: a client of the controller's HTTP API.
 
     p4ferry migrate echo h3      p4ferry migrations      p4ferry report m1
+    p4ferry migrate echo h3 --no-wait                    p4ferry cancel m1      p4ferry trace m1
     p4ferry nodes | services | apps | connections | switches | events
 
-Exit status: 0 if it was done, 1 if it was not (a migration that was not completed, a refusal), 2 for a wrong command
-line.
+`migrate` shows the steps until the end; Ctrl-C cancels the migration. Exit status: 0 if it was done, 1 if it was not (a
+migration that was not completed, a refusal), 2 for a wrong command line, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,20 +13,33 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from rich.console import Console
 
 from controllers import cli_views
+from controllers.progress import Progress
+from migration.transfer.modes import Mode, Via
 
 DEFAULT_URL = "http://127.0.0.1:5000"
+INTERRUPTED = 130  # as a shell reports SIGINT
+_POLL_S = 0.05
 _LISTS = ("nodes", "services", "apps", "connections", "switches", "migrations")
 
 
 class ClientError(Exception):
     """The API is not there, or refused; the message is one sentence."""
+
+
+class Event(NamedTuple):
+    """What the controller tells; `number` is where to go on from."""
+
+    number: int
+    kind: str
+    data: dict[str, Any]
 
 
 class Client:
@@ -43,12 +57,32 @@ class Client:
         """Ask for something."""
         return self._request("POST", path, json=body)
 
+    def delete(self, path: str) -> Any:
+        """Take something back."""
+        return self._request("DELETE", path)
+
+    def text(self, path: str) -> str:
+        """Return a resource that is plain text."""
+        try:
+            answer = self._http.get(path)
+        except httpx.TransportError as ex:
+            raise self._nobody(ex) from ex
+        if answer.is_error:
+            self._body(answer)
+        return answer.text
+
+    def _nobody(self, ex: Exception) -> ClientError:
+        return ClientError(f"no p4ferry controller answers at {self._url}: {ex}")
+
     def _request(self, method: str, path: str, **more: Any) -> Any:
         try:
-            answer = self._http.request(method, path, **more)
-            body = answer.json()
+            return self._body(self._http.request(method, path, **more))
         except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as ex:
-            raise ClientError(f"no p4ferry controller answers at {self._url}: {ex}") from ex
+            raise self._nobody(ex) from ex
+
+    def _body(self, answer: httpx.Response) -> Any:
+        try:
+            body = answer.json()
         except ValueError as ex:
             raise ClientError(f"what answers at {self._url} is not a p4ferry controller") from ex
         if answer.is_error:
@@ -57,19 +91,32 @@ class Client:
             )
         return body
 
-    def events(self, after: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the controller's events as they come."""
+    def events(self, after: int | None = None) -> Iterator[Event]:
+        """Yield the controller's events as they come; goes on where the connection was lost, if it was."""
+        last = after
+        while True:
+            before = last
+            try:
+                for event in self._stream(last):
+                    last = event.number
+                    yield event
+                return
+            except httpx.TransportError as ex:
+                if isinstance(ex, httpx.ConnectError) or last == before:
+                    raise self._nobody(ex) from ex
+
+    def _stream(self, after: int | None) -> Iterator[Event]:
         headers = {"Last-Event-ID": str(after)} if after is not None else {}
-        try:
-            with self._http.stream("GET", "/events", headers=headers, timeout=httpx.Timeout(30.0)) as answer:
-                kind = ""
-                for line in answer.iter_lines():
-                    if line.startswith("event: "):
-                        kind = line.removeprefix("event: ")
-                    elif line.startswith("data: "):
-                        yield kind, json.loads(line.removeprefix("data: "))
-        except httpx.TransportError as ex:
-            raise ClientError(f"no p4ferry controller answers at {self._url}: {ex}") from ex
+        number, kind = 0, ""
+        with self._http.stream("GET", "/events", headers=headers, timeout=httpx.Timeout(30.0)) as answer:
+            for line in answer.iter_lines():
+                key, _, value = line.partition(": ")
+                if key == "id":
+                    number = int(value)
+                elif key == "event":
+                    kind = value
+                elif key == "data":
+                    yield Event(number, kind, json.loads(value))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -81,13 +128,23 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     migrate = commands.add_parser("migrate", help="move an app to a host, and wait until it is there")
-    migrate.add_argument("app")
+    migrate.add_argument("app", nargs="+", help="several move together")
     migrate.add_argument("destination", metavar="host")
-    report = commands.add_parser("report", help="show one migration")
-    report.add_argument("id")
+    migrate.add_argument("--mode", choices=[m.value for m in Mode], help="when memory moves")
+    migrate.add_argument("--transfer", choices=[v.value for v in Via], help="where memory moves")
+    migrate.add_argument("--no-wait", action="store_true", help="only ask for it, and print its id")
+    for name, what in (
+        ("report", "show one migration"),
+        ("cancel", "take a migration back, if it is not too late"),
+        ("trace", "print what caused what in a migration, for ShiViz"),
+    ):
+        commands.add_parser(name, help=what).add_argument("id")
     for name in _LISTS:
         commands.add_parser(name, help=f"list {name}")
-    commands.add_parser("events", help="follow what happens")
+    events = commands.add_parser("events", help="follow what happens")
+    events.add_argument(
+        "--after", type=int, metavar="N", help="begin behind event N; 0: with what is remembered"
+    )
     return parser
 
 
@@ -100,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"p4ferry: {ex}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -111,14 +168,14 @@ def run(arguments: argparse.Namespace, client: Client, console: Console) -> int:
     if arguments.command == "migrate":
         return _migrate(arguments, client, console)
     if arguments.command == "events":
-        for kind, data in client.events():
-            print(
-                json.dumps({"event": kind, **data}) if arguments.json else cli_views.event_line(kind, data),
-                flush=True,
-            )
-        return 0
+        return _events(arguments, client)
     if arguments.command == "report":
         return _show_report(client.get(f"/migrations/{arguments.id}"), arguments.json, console)
+    if arguments.command == "cancel":
+        return _cancel(arguments, client, console)
+    if arguments.command == "trace":
+        print(client.text(f"/migrations/{arguments.id}/trace"), end="")
+        return 0
     found = client.get(f"/{arguments.command}")
     if arguments.json:
         print(json.dumps(found, indent=2))
@@ -128,19 +185,61 @@ def run(arguments: argparse.Namespace, client: Client, console: Console) -> int:
     return 0
 
 
+def _events(arguments: argparse.Namespace, client: Client) -> int:
+    for number, kind, data in client.events(arguments.after):
+        if arguments.json:
+            print(json.dumps({"number": number, "event": kind, **data}), flush=True)
+        else:
+            print(cli_views.event_line(kind, data), flush=True)
+    return 0
+
+
 def _migrate(arguments: argparse.Namespace, client: Client, console: Console) -> int:
-    """Ask for a migration and follow it to its end."""
-    asked = client.post("/migrations", {"app": arguments.app, "destination": arguments.destination})
-    id = asked["id"]
-    # 0: also what happened between the request and this one.
-    for kind, data in client.events(after=0):
-        if data.get("id") != id:
-            continue
-        if kind == "migration_progress" and not arguments.json:
-            console.print(cli_views.event_line(kind, data))
-        if kind in ("migration_ended", "migration_cancelled"):
-            break
-    return _show_report(client.get(f"/migrations/{id}"), arguments.json, console)
+    """Ask for a migration and follow it to its end, unless that is not wanted."""
+    body = {name: getattr(arguments, name) for name in ("destination", "mode", "transfer")}
+    body |= {"app": arguments.app[0]} if len(arguments.app) == 1 else {"apps": arguments.app}
+    id = client.post("/migrations", {name: value for name, value in body.items() if value is not None})["id"]
+    if arguments.no_wait:
+        print(id)
+        return 0
+    if arguments.json:
+        console = Console(quiet=True)
+    with Progress(console, f"{id}: {','.join(arguments.app)} to {arguments.destination}") as progress:
+        interrupted = not _follow(client, id, progress)
+    status = _show_report(client.get(f"/migrations/{id}"), arguments.json, console)
+    return INTERRUPTED if interrupted else status
+
+
+def _follow(client: Client, id: str, progress: Progress) -> bool:
+    """Show a migration's steps until it is over; Ctrl-C cancels it. Says whether it was left alone."""
+    last, left_alone = 0, True  # 0: also what happened between the request and this one
+    while True:
+        try:
+            progress.begin()
+            for event in client.events(last):
+                last = event.number
+                if event.data.get("id") == id and event.kind == "migration_progress":
+                    progress.show(event.data)
+                if event.data.get("id") == id and event.kind == "migration_ended":
+                    return left_alone
+            return left_alone
+        except KeyboardInterrupt:
+            left_alone = False
+            try:
+                client.delete(f"/migrations/{id}")
+                progress.say(f"cancelling {id}")
+            except ClientError as ex:
+                progress.say(str(ex))
+
+
+def _cancel(arguments: argparse.Namespace, client: Client, console: Console) -> int:
+    """Take a migration back, and wait until it has."""
+    report = client.delete(f"/migrations/{arguments.id}")
+    while report["outcome"] is None:
+        time.sleep(_POLL_S)
+        report = client.get(f"/migrations/{arguments.id}")
+    _show_report(report, arguments.json, console)
+    return 0 if report["outcome"] == "rolled_back" else 1
 
 
 def _show_report(report: dict[str, Any], as_json: bool, console: Console) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import finsy
@@ -35,7 +36,8 @@ from controllers.hosts import Hosts
 from controllers.http.server import HttpServer
 from controllers.loadbalancer import BalancerOptions, LoadBalancer
 from controllers.loop import background_loop
-from controllers.migrations import MigrationService, Mover
+from controllers.metrics import MigrationMetrics
+from controllers.migrations import WORKERS, MigrationService, Mover
 from controllers.nodes import Nodes
 from controllers.rows import Row
 from controllers.steering import Drains, SwitchSteering
@@ -60,7 +62,10 @@ class ServiceConfig:
 
 @dataclass(frozen=True, slots=True)
 class ControllerConfig:
-    """Everything a controller needs to know; `http_port` None means no API, 0 any free port."""
+    """Everything a controller needs to know; `http_port` None means no API, 0 any free port.
+
+    `workers` is how many migrations run at once, `traces` the folder of their causal traces.
+    """
 
     switches: Sequence[SwitchConfig]
     services: Sequence[ServiceConfig] = ()
@@ -69,6 +74,8 @@ class ControllerConfig:
     http_port: int | None = 5000
     balancer: BalancerOptions = field(default_factory=BalancerOptions)
     holding: bool = True
+    workers: int = WORKERS
+    traces: Path | None = None
 
 
 class Controller:
@@ -92,7 +99,16 @@ class Controller:
         self.steering = SwitchSteering(
             self.balancer, self.hosts, self.loop, drainer or Drainer(), config.holding
         )
-        self.migrations = MigrationService(mover, self.events.publish, self.apps, lambda: self.hosts)
+        self.migration_metrics = MigrationMetrics()
+        self.migrations = MigrationService(
+            mover,
+            self.events.publish,
+            self.apps,
+            lambda: self.hosts,
+            workers=config.workers,
+            traces=config.traces,
+            on_end=self.migration_metrics.count,
+        )
         self.links: dict[str, SwitchLink] = {}
         self.tables: dict[str, SwitchTables] = {}
         self.http: HttpServer | None = None
@@ -125,7 +141,8 @@ class Controller:
             raise fatal
 
     def stop(self) -> None:
-        """End everything; the switches keep what they have."""
+        """End everything; the switches keep what they have. Migrations are turned back, or waited for."""
+        self.migrations.close()
         if self._running is not None:
             self.loop.call_soon_threadsafe(self._end)
             with contextlib.suppress(FutureTimeout):
@@ -194,6 +211,8 @@ class Controller:
     async def _on_ready(self, link: SwitchLink, present: list[Row]) -> None:
         """Restore a switch's rows, or adopt them when it is met for the first time."""
         tables = self.tables[link.name]
+        if link is self.balancer.link:
+            await self.balancer.queues.on_ready()  # before the rows that send packets there
         first = link.name not in self._static
         if first:
             static, defaults = self._static_rows(link)

@@ -40,13 +40,17 @@ class EventBus:
 
     def publish(self, type: str, data: Mapping[str, Any]) -> None:
         """Tell everybody; may be called from any thread."""
-        event = Event(next(self._ids), type, time.time(), dict(data))
+        now, copy = time.time(), dict(data)
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, event)
+            self._loop.call_soon_threadsafe(self._number, type, now, copy)
+
+    def _number(self, type: str, now: float, data: Mapping[str, Any]) -> None:
+        """Number an event where events are handed out, so that nobody reads 6 before 5 and asks on from 6."""
+        event = Event(next(self._ids), type, now, data)
+        self._history.append(event)
+        self._deliver(event)
 
     def _deliver(self, event: Event | None) -> None:
-        if event is not None:
-            self._history.append(event)
         for queue in self._readers:
             if queue.full():
                 queue.get_nowait()

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from controllers import rows
-from controllers.metrics import Metric, metric
+from controllers.metrics import Metric, counter, gauge
 from controllers.model import BackendState, show
 from controllers.rows import Row
 from controllers.switchlink import SwitchLink
@@ -77,30 +77,22 @@ def switches(links: Mapping[str, SwitchLink], tables: Mapping[str, SwitchTables]
 
 async def metrics(controller: Controller) -> list[Metric]:
     """Return the controller's numbers; those that the switch counts are read from it, if it is there."""
-    balancer, migrations = controller.balancer, controller.migrations
+    balancer = controller.balancer
     held = balancer.held_total
+    queued, running = controller.migrations.counts()
     families = [
-        metric("switch_up", "gauge", "1 if a switch is set up.", *_up(controller)),
-        metric("connections", "gauge", "Pinned connections.", ({}, len(balancer.pins))),
-        metric("connections_pinned_total", "counter", "Pins written.", ({}, balancer.pins.opened)),
-        metric(
-            "connections_unpinned_total",
-            "counter",
-            "Pins that a switch refused.",
-            ({}, balancer.pins.refused),
-        ),
-        metric("backends", "gauge", "Backends by service and state.", *_pools(balancer)),
-        metric("pool_changes_total", "counter", "Changes of a pool.", ({}, balancer.pool_changes)),
-        metric("held_packets_total", "counter", "Packets held.", ({}, held.packets)),
-        metric("held_bytes_total", "counter", "Bytes held.", ({}, held.bytes)),
-        metric("held_dropped_total", "counter", "Packets beyond a hold's budget.", ({}, held.dropped)),
-        metric(
-            "migrations_total",
-            "counter",
-            "Migrations by outcome.",
-            *(({"outcome": outcome}, count) for outcome, count in migrations.outcomes.items()),
-        ),
-        metric("migration_seconds_total", "counter", "Time spent in migrations.", ({}, migrations.seconds)),
+        gauge("switch_up", "1 if a switch is set up.", *_up(controller)),
+        gauge("connections", "Pinned connections.", ({}, len(balancer.pins))),
+        counter("connections_pinned_total", "Pins written.", ({}, balancer.pins.opened)),
+        counter("connections_unpinned_total", "Pins that a switch refused.", ({}, balancer.pins.refused)),
+        gauge("backends", "Backends by service and state.", *_pools(balancer)),
+        counter("pool_changes_total", "Changes of a pool.", ({}, balancer.pool_changes)),
+        counter("held_packets_total", "Packets held.", ({}, held.packets)),
+        counter("held_bytes_total", "Bytes held.", ({}, held.bytes)),
+        counter("held_dropped_total", "Packets beyond a hold's budget.", ({}, held.dropped)),
+        gauge("migrations_queued", "Migrations that wait for their turn.", ({}, queued)),
+        gauge("migrations_running", "Migrations under way.", ({}, running)),
+        *controller.migration_metrics.registry.collect(),
     ]
     if balancer.link.ready.is_set():
         families += await _counted(balancer)
@@ -128,7 +120,5 @@ async def _counted(balancer: LoadBalancer) -> list[Metric]:
     for what, names, cells in (("service", services, by_service), ("backend", backends, by_backend)):
         for index, unit in enumerate(("packets", "bytes")):
             samples = [(labels, cells.get(id, (0, 0))[index]) for id, labels in names.items()]
-            families.append(
-                metric(f"{what}_{unit}_total", "counter", f"Forwarded {unit} by {what}.", *samples)
-            )
+            families.append(counter(f"{what}_{unit}_total", f"Forwarded {unit} by {what}.", *samples))
     return families

@@ -156,7 +156,7 @@ def _add_migrations(app: FastAPI, controller: Controller) -> None:
 
     @app.post("/migrations", status_code=202)
     async def add_migration(body: schemas.NewMigration) -> dict[str, Any]:
-        return migrations.submit(body.app, body.destination).view()
+        return migrations.submit(body.name, body.destination, mode=body.mode, transfer=body.transfer).view()
 
     @app.get("/migrations/{id}")
     async def get_migration(id: str) -> dict[str, Any]:
@@ -165,6 +165,10 @@ def _add_migrations(app: FastAPI, controller: Controller) -> None:
     @app.delete("/migrations/{id}")
     async def cancel_migration(id: str) -> dict[str, Any]:
         return migrations.cancel(id).view()
+
+    @app.get("/migrations/{id}/trace", response_class=PlainTextResponse)
+    async def get_trace(id: str) -> PlainTextResponse:
+        return PlainTextResponse(migrations.trace(id))
 
 
 def _add_streams(app: FastAPI, controller: Controller) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 Number = int | str
 """The original's clients write numbers as strings."""
@@ -53,8 +53,29 @@ class NewService(BaseModel):
 class NewMigration(BaseModel):
     """Move an app to a host."""
 
-    app: str = Field(examples=["echo"])
+    app: str | None = Field(None, examples=["echo"])
+    apps: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="instead of app: several that move together",
+        examples=[["redis", "app"]],
+    )
     destination: str = Field(examples=["h3"])
+    mode: str | None = Field(
+        None, description="when memory moves: stop, lazy, pre or auto", examples=["auto"]
+    )
+    transfer: str | None = Field(None, description="where: network or shared", examples=["network"])
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> NewMigration:
+        if (self.app is None) == (self.apps is None):
+            raise ValueError("name the app, or the apps that move together")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What moves, as one word."""
+        return self.app if self.app is not None else ",".join(self.apps or ())
 
 
 class Success(BaseModel):

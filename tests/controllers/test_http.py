@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from controllers import cli
 from controllers.controller import Controller
 from controllers.errors import ConfigError
-from controllers.migrations import OnEvent
 from tests.controllers.conftest import controller_config, eventually
 from tests.controllers.model_switch import SYN, ModelSwitch, frame
+from tests.controllers.mover import Mover
 from tests.controllers.test_controller import client, flat
 from tests.controllers.test_steering import HOSTS, AtOnce
 
 H2 = {"ipv4": "10.0.2.2", "dmac": "08:00:00:00:02:02", "eport": "2"}
 H3 = {"ipv4": "10.0.3.3", "dmac": "08:00:00:00:03:03", "eport": "3"}
 TO_H3 = {"old_ipv4": "10.0.2.2", "new_ipv4": "10.0.3.3", "dmac": "08:00:00:00:03:03", "eport": "3"}
-
-
-class Mover:
-    """Moves nothing, but takes as long as the test wants."""
-
-    def __init__(self) -> None:
-        self.go = threading.Event()
-        self.moved: list[tuple[str, str]] = []
-
-    def __call__(
-        self, app: str, destination: str, on_event: OnEvent, *, migration_id: str
-    ) -> Mapping[str, Any]:
-        on_event({"step": "hold", "phase": "started"})
-        assert self.go.wait(10)
-        self.moved.append((app, destination))
-        if app == "cursed":
-            raise OSError("no such luck")
-        outcome = "rolled_back" if app == "shy" else "completed"
-        steps = [{"name": "hold", "ms": 0.9}]
-        return {
-            "id": migration_id,
-            "app": app,
-            "destination": destination,
-            "outcome": outcome,
-            "reason": None,
-            "steps": steps,
-        }
 
 
 @pytest.fixture
@@ -67,6 +43,7 @@ def controller(program: tuple[Path, Path], switch: ModelSwitch, mover: Mover) ->
     running.start(10)
     yield running
     mover.go.set()
+    mover.end.set()
     running.stop()
 
 
@@ -199,17 +176,55 @@ def test_resources(api: httpx.Client) -> None:
     assert api.get("/switches").json()[0]["state"] == "ready"
     assert api.get("/apps").json()[0] == {"name": "echo", "host": "h2", "pid": 1}
     paths = api.get("/openapi.json").json()["paths"]
+    assert set(paths["/migrations/{id}"]) == {"get", "delete"}
+    trace = paths["/migrations/{id}/trace"]["get"]["responses"]
+    assert list(trace["200"]["content"]) == ["text/plain"] and "404" in trace
     assert {"/insert_node", "/update_node", "/delete_node", "/migrations/{id}", "/events", "/metrics"} <= set(
         paths
     )
-    lines = api.get("/metrics").text.splitlines()
-    assert 'p4ferry_switch_up{switch="s1"} 1' in lines
-    assert 'p4ferry_backends{service="echo",state="active"} 0' in lines
-    assert api.get("/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def numbers(api: httpx.Client) -> dict[str, float]:
+    """Read /metrics with a parser of its format; labels are sorted."""
+    answer = api.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = {}
+    for family in text_string_to_metric_families(answer.text):
+        assert family.documentation
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}"] = sample.value
+    return found
+
+
+def test_metrics(api: httpx.Client, mover: Mover) -> None:
+    """Counters, histograms of what migrations were like, and gauges of what is going on."""
+    found = numbers(api)
+    assert found["p4ferry_switch_up{switch=s1}"] == 1
+    assert found["p4ferry_backends{service=echo,state=active}"] == 0
+    assert found["p4ferry_held_packets_total{}"] == 0
+    assert found["p4ferry_migrations_total{outcome=failed}"] == 0
+    for app, host in (("echo", "h3"), ("redis", "h3"), ("echo", "h4")):
+        api.post("/migrations", json={"app": app, "destination": host})
+    eventually(lambda: len(mover.moving) == 2, "starting")
+    found = numbers(api)
+    assert (found["p4ferry_migrations_running{}"], found["p4ferry_migrations_queued{}"]) == (2, 1)
+    mover.go.set()
+    eventually(lambda: all(m["outcome"] for m in api.get("/migrations").json()), "finishing")
+    found = numbers(api)
+    assert found["p4ferry_migrations_total{outcome=completed}"] == 3
+    assert found["p4ferry_migration_gap_seconds_count{}"] == 3
+    assert found["p4ferry_migration_gap_seconds_bucket{le=0.02}"] == 0
+    assert found["p4ferry_migration_gap_seconds_bucket{le=0.025}"] == 3
+    assert found["p4ferry_migration_frozen_seconds_sum{}"] == pytest.approx(0.024)
+    assert found["p4ferry_migration_step_seconds_bucket{le=0.001,step=hold}"] == 3
+    assert found["p4ferry_image_bytes_bucket{le=4.194304e+06}"] == 3
+    assert found["p4ferry_image_bytes_bucket{le=1.048576e+06}"] == 0
+    assert (found["p4ferry_migrations_running{}"], found["p4ferry_migrations_queued{}"]) == (0, 0)
 
 
 def test_migrations_wait_for_each_other(api: httpx.Client, mover: Mover) -> None:
-    """One at a time for an app; a queued one can be cancelled, a running one cannot."""
+    """One at a time for an app; one that waits is cancelled at once, one that runs turns back."""
     ids = [
         api.post("/migrations", json={"app": "echo", "destination": h}).json()["id"]
         for h in ("h3", "h4", "h2")
@@ -217,16 +232,38 @@ def test_migrations_wait_for_each_other(api: httpx.Client, mover: Mover) -> None
     eventually(lambda: api.get(f"/migrations/{ids[0]}").json()["state"] == "running", "starting")
     assert [m["state"] for m in api.get("/migrations").json()] == ["running", "queued", "queued"]
     assert api.delete(f"/migrations/{ids[1]}").json()["state"] == "cancelled"
-    refused = api.delete(f"/migrations/{ids[0]}")
-    assert (refused.status_code, refused.json()["error"]) == (
-        409,
-        f"migration {ids[0]} is running: only a queued one can be cancelled",
-    )
+    assert api.get(f"/migrations/{ids[1]}").json()["reason"] == "cancelled while it was queued"
     mover.go.set()
     eventually(lambda: api.get(f"/migrations/{ids[2]}").json()["outcome"] == "completed", "finishing")
     assert mover.moved == [("echo", "h3"), ("echo", "h2")]
-    assert api.get("/migrations/m99").status_code == 404
-    assert 'p4ferry_migrations_total{outcome="completed"} 2' in api.get("/metrics").text
+    refused = api.delete(f"/migrations/{ids[2]}")
+    assert (refused.status_code, refused.json()["error"]) == (
+        409,
+        f"migration {ids[2]} is over: it is completed",
+    )
+    assert api.get("/migrations/m99").status_code == api.delete("/migrations/m99").status_code == 404
+
+
+def test_a_running_migration_is_cancelled(api: httpx.Client, mover: Mover) -> None:
+    """It turns back, and says so; beyond its point of no return it is 409."""
+    id = api.post("/migrations", json={"app": "echo", "destination": "h3"}).json()["id"]
+    eventually(lambda: mover.moving, "starting")
+    assert api.delete(f"/migrations/{id}").json()["state"] == "cancelling"
+    assert api.delete(f"/migrations/{id}").status_code == 200  # as often as one likes
+    mover.go.set()
+    eventually(lambda: api.get(f"/migrations/{id}").json()["outcome"], "ending")
+    report = api.get(f"/migrations/{id}").json()
+    assert (report["outcome"], report["reason"]) == ("rolled_back", "cancelled before the step 'restore'")
+    mover.end.clear()
+    id = api.post("/migrations", json={"app": "echo", "destination": "h3"}).json()["id"]
+    assert mover.committed.wait(5)
+    refused = api.delete(f"/migrations/{id}")
+    assert (refused.status_code, refused.json()["error"]) == (
+        409,
+        f"migration {id} cannot be cancelled any more: echo is being started on h3",
+    )
+    mover.end.set()
+    eventually(lambda: api.get(f"/migrations/{id}").json()["outcome"] == "completed", "ending")
 
 
 def test_a_mover_that_fails_is_reported(api: httpx.Client, mover: Mover) -> None:
@@ -255,9 +292,39 @@ def test_events_are_streamed(api: httpx.Client, mover: Mover) -> None:
         "migration_queued",
         "migration_started",
         "migration_progress",
+        "migration_progress",
         "migration_ended",
     ]
     assert [kind for kind in seen if kind in wanted] == wanted
+
+
+def events_after(api: httpx.Client, number: int, until: str = "migration_ended") -> list[dict[str, str]]:
+    """Read the stream's events behind a number, up to one of a kind."""
+    events: list[dict[str, str]] = []
+    with api.stream("GET", "/events", headers={"Last-Event-ID": str(number)}) as stream:
+        event: dict[str, str] = {}
+        for line in stream.iter_lines():
+            if line:
+                key, _, value = line.partition(": ")
+                event[key] = value
+                continue
+            if "event" in event:
+                events.append(event)
+                if event["event"] == until:
+                    break
+            event = {}
+    return events
+
+
+def test_a_reader_comes_back(api: httpx.Client, mover: Mover) -> None:
+    """From whatever number it asks on, it gets exactly what it has not seen."""
+    mover.go.set()
+    api.post("/migrations", json={"app": "echo", "destination": "h3"})
+    whole = events_after(api, 0)
+    numbers = [int(event["id"]) for event in whole]
+    assert numbers == list(range(1, len(whole) + 1))
+    for number in numbers[:-1]:
+        assert events_after(api, number) == whole[number:]
 
 
 def test_a_port_in_use(program: tuple[Path, Path], switch: ModelSwitch) -> None:
@@ -288,13 +355,71 @@ def test_the_command_migrates(
     """It waits for the end, shows the report, and its status tells whether it worked."""
     mover.go.set()
     assert run_cli(controller, "migrate", "echo", "h3") == 0
-    assert "m1: echo to h3: completed" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "m1: echo to h3: completed" in out
+    assert out.startswith("m1: echo to h3:\n  hold              0.9 ms\n")
     assert run_cli(controller, "--json", "migrate", "shy", "h3") == 1
     assert json.loads(capsys.readouterr().out)["outcome"] == "rolled_back"
     assert run_cli(controller, "report", "m1") == 0
     assert run_cli(controller, "report", "m2") == 1
     assert run_cli(controller, "migrate", "echo", "h9") == 1
     assert "p4ferry: there is no host 'h9'" in capsys.readouterr().err
+
+
+def test_the_command_need_not_wait(
+    controller: Controller, mover: Mover, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--no-wait prints the id; `cancel` waits until the migration is back."""
+    assert run_cli(controller, "migrate", "echo", "h3", "--no-wait") == 0
+    assert capsys.readouterr().out == "m1\n"
+    threading.Timer(0.2, mover.go.set).start()
+    assert run_cli(controller, "cancel", "m1") == 0
+    assert "m1: echo to h3: rolled_back (cancelled before the step 'restore')" in capsys.readouterr().out
+    assert run_cli(controller, "cancel", "m1") == 1
+    assert capsys.readouterr().err == "p4ferry: migration m1 is over: it is rolled_back\n"
+    assert run_cli(controller, "trace", "m1") == 1
+    assert capsys.readouterr().err == "p4ferry: migration m1 has no trace: it is rolled_back\n"
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_ctrl_c_at_the_command_cancels(controller: Controller, mover: Mover, in_time: bool) -> None:
+    """It says what came of it: rolled back, or that it was too late."""
+    assert controller.url is not None
+    command = [sys.executable, "-m", "controllers.cli", "--url", controller.url, "migrate", "echo", "h3"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if not in_time:
+        mover.end.clear()
+        mover.go.set()
+        assert mover.committed.wait(20)
+    eventually(lambda: mover.moving, "starting", 20)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "m1: echo to h3:\n"
+    process.send_signal(signal.SIGINT)
+    while "cancel" not in (line := process.stdout.readline()):
+        assert line, process.stderr
+    (mover.go if in_time else mover.end).set()
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "")
+    if in_time:
+        assert line == "cancelling m1\n"
+        assert "m1: echo to h3: rolled_back (cancelled before the step 'restore')" in out
+    else:
+        assert line == "migration m1 cannot be cancelled any more: echo is being started on h3\n"
+        assert "m1: echo to h3: completed" in out
+
+
+def test_the_command_follows_events(
+    controller: Controller, mover: Mover, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Up to the controller's end, from whatever event one likes."""
+    mover.go.set()
+    assert run_cli(controller, "migrate", "echo", "h3") == 0
+    capsys.readouterr()
+    threading.Timer(0.3, controller.stop).start()
+    assert run_cli(controller, "--json", "events", "--after", "1") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["number"] for event in events] == list(range(2, len(events) + 2))
+    assert events[-1]["event"] == "migration_ended"
 
 
 @pytest.mark.parametrize("what", ["nodes", "services", "apps", "connections", "switches", "migrations"])
