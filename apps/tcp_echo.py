@@ -105,6 +105,7 @@ def measure(options: argparse.Namespace) -> int:
 
     from apps.echo.bulk_client import BulkClient
     from apps.echo.client import Client, Load, Unreachable
+    from apps.status import replace
 
     client: Client | BulkClient
     if options.bulk:
@@ -124,7 +125,7 @@ def measure(options: argparse.Namespace) -> int:
     if options.json == "-":
         print(text, flush=True)
     else:
-        _replace(options.json, text + "\n")
+        replace(options.json, text + "\n")
     return 0 if _is_clean(result) else 2
 
 
@@ -136,23 +137,13 @@ def _is_clean(result: dict[str, object]) -> bool:
 def _status_writer(path: str) -> Callable[[dict[str, Any]], None]:
     import json
 
+    from apps.status import replace
+
     def write(result: dict[str, Any]) -> None:
-        _replace(path, json.dumps(result))
+        replace(path, json.dumps(result))
 
     write({})
     return write
-
-
-def _replace(path: str, text: str) -> None:
-    """Write a file so that no reader ever sees half of it; a device or pipe is written to, never replaced."""
-    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110,PTH113
-        with open(path, "w") as file:  # noqa: PTH123
-            file.write(text)
-        return
-    temporary = f"{path}.new"
-    with open(temporary, "w") as file:  # noqa: PTH123
-        file.write(text)
-    os.replace(temporary, path)  # noqa: PTH105
 
 
 def main() -> int:
