@@ -7,6 +7,7 @@ TestbedError            anything below; its message is one sentence for the user
   +-- BadNetwork        a name, link, port or address that does not fit the network
   +-- BadApp            an app or host that is not there, or there already
   +-- AlreadyRunning    another testbed owns the machine's switch names and ports
+  +-- CannotRecover     there is no run to take over, or too little is left of it
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ class TestbedError(Exception):
     """Anything that a testbed refuses or fails at; the message is one sentence for the user."""
 
     __test__ = False  # pytest: not a test class, in spite of its name
+
+
+class Terminated(BaseException):
+    """Somebody asked the program to end (SIGTERM, SIGHUP): unlike Ctrl-C, not a matter for a prompt."""
 
 
 class MissingTool(TestbedError):
@@ -40,3 +45,7 @@ class BadApp(TestbedError):
 
 class AlreadyRunning(TestbedError):
     """Another testbed owns the machine's switch names and ports."""
+
+
+class CannotRecover(TestbedError):
+    """There is no dead run that could be taken over, or too little is left of it."""

@@ -81,9 +81,22 @@ class MeasuringClient:
             return None
         wait_until(lambda: self._status().get("time", 0.0) > ended + SETTLE, 5.0)
         status = self._status()
-        client = _client(status, self._before, gap_between(status, started, ended + SETTLE))
+        client = client_figures(status, self._before, gap_between(status, started, ended + SETTLE))
         self._before = status
         return client
+
+    def longest_gap(self, started: float, ended: float) -> tuple[float, float] | None:
+        """Return when the longest gap that touches a time window began and ended (CLOCK_MONOTONIC)."""
+        wait_until(lambda: self._status().get("time", 0.0) > ended + SETTLE, 5.0)
+        gaps = [g for g in self._status()["gaps"] if g["end"] >= started and g["start"] <= ended + SETTLE]
+        longest = max(gaps, key=lambda gap: gap["ms"], default=None)
+        return (longest["start"], longest["end"]) if longest else None
+
+    def wait_for_reply(self, timeout: float) -> None:
+        """Return when the client has had replies that it had not had yet; raises TestbedError if none come."""
+        before = self._status().get("replies", 0)
+        if not wait_until(lambda: self._status().get("replies", 0) > before + 10, timeout):
+            raise TestbedError(f"the measuring client has had no reply for {timeout:g} s")
 
     def stop(self) -> dict[str, Any]:
         """End the client and return its result; raises TestbedError when there is none."""
@@ -144,7 +157,7 @@ def _start(command: list[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
     )
 
 
-def _client(now: dict[str, Any], before: dict[str, Any], gap_ms: float | None) -> dict[str, Any]:
+def client_figures(now: dict[str, Any], before: dict[str, Any], gap_ms: float | None) -> dict[str, Any]:
     """Return design.md's `client` object: what grew between two statuses, and the longest gap."""
     grown = {name: now.get(name, 0) - before.get(name, 0) for name in ("requests", *COUNTERS)}
     return {"gap_ms": gap_ms, **grown}

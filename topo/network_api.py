@@ -17,6 +17,7 @@ camelCase names are p4-utils'; links' and interfaces' settings are addressed by 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
@@ -28,8 +29,9 @@ from mininet.net import Mininet
 
 from topo.compile import CompiledProgram, Target, compile_p4
 from topo.errors import BadNetwork, MissingTool
-from topo.hosts import ProcessHost, disable_offloads
+from topo.hosts import AdoptedLink, ProcessHost, disable_offloads
 from topo.plan import GRPC_BASE
+from topo.processes import ProcessName
 from topo.switches import Bmv2Switch, EbpfSwitch, P4RuntimeSwitch
 
 INTERFACE_NAME_MAX = 15  # IFNAMSIZ without its terminating zero
@@ -82,6 +84,18 @@ class LinkPair:
         return next(end for end in self.ends if end.node == node)
 
 
+@dataclass(frozen=True)
+class Survivors:
+    """What outlives this process: the PIDs that hold the hosts' namespaces, and the switches of an earlier run.
+
+    `are_adopted`: hosts and links are there already, made by the run that these were left by.
+    """
+
+    holders: Mapping[str, int]
+    switches: Mapping[str, ProcessName] = field(default_factory=dict)
+    are_adopted: bool = False
+
+
 class NetworkAPI:
     """A network of hosts and P4 switches; a context manager that stops it."""
 
@@ -91,6 +105,8 @@ class NetworkAPI:
         self.log_dir = Path(log_dir)
         self.pcap_dir = Path("pcap")
         self.load_programs = True
+        self.survivors: Survivors | None = None
+        """What the network's hosts and switches live in, when they are to outlive this process."""
         self.net: Mininet | None = None
         self._hosts: dict[str, HostNode] = {}
         self._switches: dict[str, SwitchNode] = {}
@@ -311,17 +327,25 @@ class NetworkAPI:
         if not switch_class.offload and shutil.which("ethtool") is None:
             raise MissingTool("ethtool is not installed: it must switch offloads off for BMv2 (make setup)")
         Mininet.inited = True  # Mininet.init would only raise resource limits, which not every root may
+        is_adopted = self.survivors is not None and self.survivors.are_adopted
         net = self.net = Mininet(controller=None, switch=switch_class, host=ProcessHost, build=False)
         self._add_hosts(net, switch_class.offload)
         self._add_switches(net)
         for link in self._links:
             one, two = link.ends
-            options = {"port1": one.port, "port2": two.port, "addr1": one.mac, "addr2": two.mac}
+            options: dict[str, Any] = {
+                "port1": one.port,
+                "port2": two.port,
+                "addr1": one.mac,
+                "addr2": two.mac,
+            }
+            if is_adopted:
+                options["cls"] = AdoptedLink
             try:
                 net.addLink(one.node, two.node, **options, intfName1=one.intf, intfName2=two.intf)
             except Exception as ex:  # Mininet raises nothing more specific
                 raise BadNetwork(f"link {one.node}-{two.node}: {str(ex).strip()}") from ex
-            if not switch_class.offload:
+            if not switch_class.offload and not is_adopted:
                 for end in link.ends:
                     if end.node in self._switches:
                         disable_offloads(str(net[end.node].intfs[end.port]))
@@ -335,6 +359,9 @@ class NetworkAPI:
             params = dict(host.params)
             if host.default_route:
                 params["defaultRoute"] = host.default_route
+            if self.survivors is not None:
+                params["holder"] = self.survivors.holders[host.name]
+                params["adopted"] = self.survivors.are_adopted
             net.addHost(host.name, ip=ip, mac=mac, offload=offload, **params)
 
     def _add_switches(self, net: Mininet) -> None:
@@ -343,6 +370,9 @@ class NetworkAPI:
                 self.log_dir.mkdir(parents=True, exist_ok=True)
             if switch.pcap_dump:
                 self.pcap_dir.mkdir(parents=True, exist_ok=True)
+            survival = {}
+            if self.survivors is not None:
+                survival = {"outlives_us": True, "adopted": self.survivors.switches.get(switch.name)}
             net.addSwitch(
                 switch.name,
                 device_id=switch.device_id or index,
@@ -351,6 +381,7 @@ class NetworkAPI:
                 log_enabled=switch.log_enabled,
                 pcap_dump=switch.pcap_dump,
                 pcap_dir=self.pcap_dir,
+                **survival,
                 **switch.params,
             )
 

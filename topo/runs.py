@@ -1,9 +1,12 @@
 """What one run of a testbed owns, written down so that a later one can clean up after a crash.
 
 A run is a folder below /run/p4ferry, named by the process's id and start time (together they are never used twice
-until reboot). While the run lives the folder holds its logs, journals and switch configuration; `run.json` in it lists
-the links in the root namespace. Its processes are recognised by the environment variable that all of them inherit,
-and keep through a checkpoint: P4FERRY_RUN=<the run's name>. `clean_up` ends exactly those and removes exactly that.
+until reboot). While the run lives the folder holds its logs, journals and switch configuration; `run.json` in it names
+the process that owns the run and lists the links in the root namespace. The run's processes are recognised by the
+environment variable that all of them inherit, and keep through a checkpoint: P4FERRY_RUN=<the run's name>.
+
+A run whose owner is dead is either taken over by another process (`Run.take_over`), which becomes its owner, or
+removed: `clean_up` ends exactly its processes and removes exactly what it wrote down.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
 from topo import paths
 from topo.errors import AlreadyRunning, TestbedError
+from topo.processes import ProcessName
 from topo.waiting import wait_until
 
 MARKER = "P4FERRY_RUN"
@@ -40,11 +45,25 @@ class Run:
 
     def __init__(self, root: Path = paths.RUNS, images: Path = paths.IMAGES) -> None:
         """Claim the machine's switch names and ports; raises AlreadyRunning."""
-        self.name = _name(os.getpid())
+        self._open(root, images, str(ProcessName.of(os.getpid())))
+        self.record_links([])
+
+    @classmethod
+    def take_over(cls, folder: Path, images: Path = paths.IMAGES) -> Run:
+        """Become the owner of a dead run; raises AlreadyRunning."""
+        self = cls.__new__(cls)
+        self._open(folder.parent, images, folder.name)
+        self.was_taken_over = True
+        self.record_links(_recorded(folder)["links"])
+        return self
+
+    def _open(self, root: Path, images: Path, name: str) -> None:
+        self.name = name
+        self.was_taken_over = False
         for other in _runs(root):
-            if other.name != self.name and _alive(other.name):
-                pid = other.name.split("-")[0]
-                raise AlreadyRunning(f"another testbed is running (process {pid}): leave it first")
+            owner = _owner(other)
+            if owner.is_alive and owner.pid != os.getpid():
+                raise AlreadyRunning(f"another testbed is running (process {owner.pid}): leave it first")
         self.folder = root / self.name
         self.images = images / self.name
         try:
@@ -53,17 +72,27 @@ class Run:
         except OSError as ex:
             raise TestbedError(f"cannot make {ex.filename}: {ex.strerror}") from ex
         os.environ[MARKER] = self.name
-        self.record_links([])
 
     def record_links(self, links: list[str]) -> None:
-        """Write down the root namespace's links that this run is about to make."""
+        """Write down the root namespace's links that this run is about to make, and whose run it is."""
+        self._record(str(ProcessName.of(os.getpid())), links)
+
+    def _record(self, owner: str, links: list[str]) -> None:
         partial = self.folder / "run.json.partial"
-        partial.write_text(json.dumps({"links": links}))
+        partial.write_text(json.dumps({"owner": owner, "links": links}))
         partial.rename(self.folder / "run.json")
+
+    def leave(self) -> None:
+        """Leave the run as it is, without an owner: it can be taken over or cleaned up."""
+        os.environ.pop(MARKER, None)
+        self._record("", _recorded(self.folder)["links"])
 
     def close(self) -> None:
         """Remove the run's folders."""
         os.environ.pop(MARKER, None)
+        if self.was_taken_over:
+            # What the process before us had started besides (a measuring client) has nobody else to end it.
+            _end_processes(self.name)
         shutil.rmtree(self.images, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -78,14 +107,20 @@ def clean_up(root: Path = paths.RUNS, images: Path = paths.IMAGES) -> list[Left]
     """Remove everything that runs which ended without cleaning have left; living runs are not touched."""
     left = []
     for run in _runs(root):
-        if _alive(run.name):
+        if _owner(run).is_alive:
             continue
         processes = _end_processes(run.name)
-        links = tuple(_delete_links(_recorded_links(run)))
+        links = tuple(_delete_links(_recorded(run)["links"]))
         shutil.rmtree(images / run.name, ignore_errors=True)
         shutil.rmtree(run, ignore_errors=True)
         left.append(Left(run.name, processes, links))
     return left
+
+
+def dead_runs(root: Path = paths.RUNS) -> list[Path]:
+    """List the folders of runs whose owner has ended without cleaning, oldest first."""
+    found = [run for run in _runs(root) if not _owner(run).is_alive]
+    return sorted(found, key=lambda run: run.stat().st_mtime)
 
 
 def processes_of(run: str) -> list[int]:
@@ -107,22 +142,9 @@ def _runs(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
 
 
-def _name(pid: int) -> str:
-    return f"{pid}-{_start_time(pid)}"
-
-
-def _start_time(pid: int) -> str:
-    """Return a process's start time in clock ticks since boot (proc(5), field 22), or "" if there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
-
-
-def _alive(name: str) -> bool:
-    pid, _, started = name.partition("-")
-    return pid.isdigit() and _start_time(int(pid)) == started != ""
+def _owner(run: Path) -> ProcessName:
+    """Return the process that owns a run: the one that it is named by, unless another took it over."""
+    return ProcessName.parse(_recorded(run)["owner"])
 
 
 def _end_processes(run: str) -> int:
@@ -136,12 +158,13 @@ def _end_processes(run: str) -> int:
     return len(pids)
 
 
-def _recorded_links(run: Path) -> list[str]:
+def _recorded(run: Path) -> dict[str, Any]:
+    """Return a run's owner and its links, as far as it has written them down."""
     try:
-        links = json.loads((run / "run.json").read_text())["links"]
+        data = json.loads((run / "run.json").read_text())
+        return {"owner": str(data.get("owner", run.name)), "links": [str(link) for link in data["links"]]}
     except (OSError, ValueError, KeyError):
-        return []
-    return [str(link) for link in links]
+        return {"owner": run.name, "links": []}
 
 
 def _delete_links(names: list[str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from mininet.node import Switch
 
 from topo import paths
 from topo.errors import MissingTool, SwitchFailed
+from topo.processes import AdoptedProcess, ProcessName
 
 READY_TIMEOUT = 15.0  # seconds
 STOP_TIMEOUT = 5.0
@@ -49,9 +50,15 @@ class P4RuntimeSwitch(Switch):
         log_enabled: bool = True,
         pcap_dump: bool = False,
         pcap_dir: Path | None = None,
+        outlives_us: bool = False,
+        adopted: ProcessName | None = None,
         **params: Any,
     ) -> None:
-        """Take p4-utils' parameters; the process starts with `start`."""
+        """Take p4-utils' parameters; the process starts with `start`.
+
+        One that `outlives_us` goes on when this process is killed. An `adopted` one of an earlier run is used, if
+        it still runs, instead of a new one.
+        """
         super().__init__(name, dpid=f"{device_id:x}", **{**params, "inNamespace": False})
         self.device_id = device_id
         self.grpc_port = grpc_port
@@ -60,8 +67,10 @@ class P4RuntimeSwitch(Switch):
         self.log_enabled = log_enabled
         self.pcap_dir = (pcap_dir or log_dir) if pcap_dump else None
         self.bmv2_json: Path | None = None
+        self.outlives_us = outlives_us
+        self.adopted = adopted
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | AdoptedProcess | None = None
 
     @classmethod
     def command(cls) -> list[str]:
@@ -88,6 +97,9 @@ class P4RuntimeSwitch(Switch):
 
     def start(self, controllers: Any) -> None:
         """Start the process; `wait_ready` tells when it serves."""
+        if self.adopted is not None and self.adopted.is_alive:
+            self.process, self.adopted = AdoptedProcess(self.adopted), None
+            return
         if _answers(self.grpc_port):
             raise SwitchFailed(
                 f"{self.name}: port {self.grpc_port} is in use by another program, perhaps another testbed"
@@ -98,7 +110,7 @@ class P4RuntimeSwitch(Switch):
             stdout=self._output,
             stderr=subprocess.STDOUT,
             cwd=paths.CHECKOUT,
-            preexec_fn=die_with_parent,
+            preexec_fn=None if self.outlives_us else die_with_parent,
             start_new_session=True,  # Ctrl-C in the CLI is not for the switch
         )
 

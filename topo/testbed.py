@@ -6,18 +6,21 @@
 
 This is where the parts are joined: `topo.plan` says what to build, `NetworkAPI` builds it, the controller drives the
 switches, `migration` moves programs. At the end of the `with` block everything is gone, whatever happened in it.
+
+Programs, hosts and switches outlive this process if it is killed: `Testbed.recover()` is a testbed that takes them
+over, ends or undoes the migrations that were under way (`recovered` says how), and goes on.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
+import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -27,41 +30,41 @@ from controllers.controller import Controller, ControllerConfig
 from controllers.errors import ControllerError
 from controllers.hosts import Host as SwitchedHost
 from controllers.loadbalancer import BalancerOptions
-from controllers.migrations import OnEvent
-from migration.errors import MigrationError
-from migration.inet import InetSocket
+from controllers.migrations import WORKERS, OnEvent
+from migration.custody import Custody
+from migration.deadline import Timeouts
+from migration.errors import KeeperLost, MigrationError
+from migration.groups import Party, members
+from migration.inet import Address, InetSocket
 from migration.migrator import Migrator
-from migration.model import App, Host
+from migration.model import App, Host, Volume
+from migration.neighbours import Surroundings
 from migration.process import ProcessRuntime
+from migration.recovery import Recovered
 from migration.report import Report
 from migration.steering import Endpoint, IpProtocol
-from topo import paths
+from migration.tracing import TraceFolder
+from migration.transaction import no_fault
+from migration.transfer.modes import Wish, parse_wish
+from topo import management, paths
 from topo.compile import Target
-from topo.errors import BadApp, BadNetwork, TestbedError
-from topo.network_api import NetworkAPI
+from topo.errors import BadApp, BadNetwork, CannotRecover, TestbedError
+from topo.left import Left, find_left
+from topo.management import DEFAULT_MODE, DEFAULT_TRANSFER, parse_rate
+from topo.mover import Measure, TestbedMover
+from topo.network_api import NetworkAPI, Survivors
 from topo.plan import HostPlan, LoadBalancerNetwork, NetworkPlan, SwitchPlan, plan
+from topo.processes import ProcessName
 from topo.runs import Run, clean_up
+from topo.state import KEEPER_SOCKET, RunningApp, RunState
+from topo.supervisor import Supervisor
 from topo.waiting import wait_until
 
 __all__ = ["LoadBalancerNetwork", "Testbed"]
 
+KEPT_TRACES = 1000  # of a run whose traces nobody asked for: some 10 kB each, in memory
 LISTEN_TIMEOUT = 10.0  # seconds that a service's program may take until it listens
 BMV2_SETTLE = 0.05  # seconds by which BMv2 may report a connection later than a packet that came after it
-Measure = Callable[[float, float], dict[str, Any] | None]
-
-
-@dataclass
-class RunningApp:
-    """A program that can be moved, and the service that it answers for."""
-
-    app: App
-    argv: tuple[str, ...]
-    service: str | None = None
-    backend_port: int | None = None
-
-    def __str__(self) -> str:
-        served = f", serves {self.service}" if self.service else ""
-        return f"{self.app.name} runs on {self.app.host.name} (process {self.app.pid}{served})"
 
 
 class Testbed:
@@ -76,22 +79,62 @@ class Testbed:
         hold: bool = True,
         http_port: int | None = 0,
         fault: Callable[..., None] | None = None,
+        workers: int = WORKERS,
+        traces: Path | None = None,
+        pcap: Path | None = None,
+        mode: str = DEFAULT_MODE,
+        transfer: str = DEFAULT_TRANSFER,
+        management_rate: str | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         """Describe the testbed; `with` starts it.
 
         `hold=False` lets packets be lost during a migration (for comparison). `http_port` 0 takes a free port, None
         gives no HTTP API. `fault` is called before and after every step of a migration, and may raise (for tests).
+        `workers` is how many migrations run at once. Their causal traces stay in the folder `traces`, if it is given,
+        and captures of both ends of each are written to the folder `pcap`. Memory moves in `mode` (stop, lazy, pre,
+        auto) by `transfer` (network, shared) where a migration does not say; `management_rate` limits the links that
+        it takes ("1gbit"). `timeouts` says how long each step may take before the migration is rolled back.
         """
         self.network = network or LoadBalancerNetwork()
         self.hold = hold
         self.http_port = http_port
-        self.measure: Measure | None = None
-        """Called after each migration with its start and end (CLOCK_MONOTONIC): the report's `client`."""
+        self.workers = workers
+        self.traces = traces
+        self._management_rate = parse_rate(management_rate) if management_rate else None
+        self.timeouts = timeouts or Timeouts()
         self._fault = fault
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._apps: dict[str, RunningApp] = {}
-        self._reports: dict[str, Report] = {}
+        self._groups: dict[str, App] = {}
+        self._mover = TestbedMover(
+            self._movable,
+            self._host,
+            lambda name: str(self.mininet[name].defaultIntf().name),
+            self._save,
+            pcap,
+            wish=_wish(mode, transfer),
+        )
+        self._left: Left | None = None
+        self.recovered: list[Recovered] = []
+        """What became of the migrations that the run's former process had not ended."""
+
+    @classmethod
+    def recover(cls, folder: Path | None = None, **options: Any) -> Testbed:
+        """Return a testbed that takes over a dead run: the one in `folder`, or the latest; raises CannotRecover.
+
+        `options` are those of a new testbed, without the network.
+        """
+        left = find_left(folder)
+        bed = cls(left.state.network, **{"hold": left.state.hold, **options})
+        bed._left = left
+        return bed
+
+    @property
+    def is_recovered(self) -> bool:
+        """Say whether this testbed goes on with what another process had built."""
+        return self._left is not None
 
     # ---- life
 
@@ -100,7 +143,12 @@ class Testbed:
             raise TestbedError("networks need root: type sudo .venv/bin/python …")
         with ExitStack() as stack:
             self._stack = stack
-            self._start(stack)
+            try:
+                self._start(stack)
+            except BaseException:
+                if self._left is not None:  # what could not be taken over now may be later
+                    self._leave(stack)
+                raise
             self._stack = stack.pop_all()
         return self
 
@@ -108,29 +156,128 @@ class Testbed:
         self._stack.close()
 
     def _start(self, stack: ExitStack) -> None:
-        clean_up()
+        left = self._left
+        if left is None:
+            clean_up()
         self.plan = plan(self.network)
-        run = self._run = stack.enter_context(Run())
-        run.record_links(_root_links(self.plan))
+        run = self._run = stack.enter_context(Run.take_over(left.folder) if left else Run())
+        if left is None:
+            run.record_links(_root_links(self.plan))
         stack.enter_context(_logging_to(run.folder / "controller.log"))
         self._network_api = stack.enter_context(self._describe(run))
-        self._runtime = stack.enter_context(ProcessRuntime())
+        self._runtime = stack.enter_context(ProcessRuntime(custody=self._keep(run)))
         self._network_api.startNetwork()
-        self.hosts = {h.name: Host(h.name, self.mininet[h.name].pid, h.address) for h in self.plan.hosts}
+        self._supervisor = stack.enter_context(Supervisor(self.mininet.switches, self._save))
+        self.hosts = {
+            h.name: Host(h.name, self.mininet[h.name].pid, h.address, management.address(h.number))
+            for h in self.plan.hosts
+        }
+        if left is None:
+            self._join_hosts()
+        self._save()
         self.controller = self._make_controller(run)
+        steering = self.controller.steering
+        steering.timeout = min(steering.timeout, self.timeouts.default)
         try:
             self.controller.start()
         except ControllerError as ex:
             raise TestbedError(str(ex)) from ex
         stack.callback(self.controller.stop)
-        self._migrator = Migrator(
+        self._mover.migrator = self._migrator = Migrator(
             self.controller.steering,
             self._runtime,
             images=run.images / "images",
             journals=run.folder / "journals",
+            traces=TraceFolder(self.traces)
+            if self.traces
+            else TraceFolder(run.folder / "traces", KEPT_TRACES),
             no_hold=not self.hold,
-            **({"fault": self._fault} if self._fault else {}),
+            surroundings=Surroundings(self._programs, self._addresses),
+            fault=self._fault or no_fault,
+            timeouts=self.timeouts,
+            settled=self._settled,
         )
+        if left is not None:
+            self._settle(left)
+        # What is there by now stays: a full collection in the middle of a freeze would look at all of it (50 ms).
+        gc.freeze()
+        stack.callback(gc.unfreeze)
+
+    def _keep(self, run: Run) -> Custody:
+        """Start what the network's hosts and programs live in, or take it over."""
+        socket = run.folder / KEEPER_SOCKET
+        if self._left is not None:
+            state = self._left.state
+            try:
+                custody = Custody.adopt(socket)
+            except KeeperLost as ex:
+                raise CannotRecover(f"run {run.name} cannot be recovered: {ex}") from ex
+            holders = {name: process.pid for name, process in state.holders.items()}
+            self._network_api.survivors = Survivors(holders, state.switches, are_adopted=True)
+            self._apps, self._groups = dict(state.apps), dict(state.groups)
+            return custody
+        custody = Custody(listen=socket)
+        try:
+            holders = {host.name: custody.hold(host.name) for host in self.plan.hosts}
+        except MigrationError as ex:
+            custody.close()
+            raise TestbedError(f"hosts cannot be made: {ex}") from ex
+        self._network_api.survivors = Survivors(holders)
+        return custody
+
+    def _join_hosts(self) -> None:
+        """Build the network that migrations travel over; a run that is taken over has it."""
+        pids = {name: host.pid for name, host in self.hosts.items()}
+        numbers = {host.name: host.number for host in self.plan.hosts}
+        bridge = self._runtime.custody.hold(management.NAMESPACE)
+        management.build(bridge, pids, numbers, self._management_rate)
+
+    def _settle(self, left: Left) -> None:
+        """Bring what the run's former process had begun to an end, and end programs that it had not listed yet."""
+        self.recovered = self._migrator.recover()
+        listed = {running.app.pid for running in self._apps.values()}
+        listed |= {app.pid for app in self._groups.values()}
+        for pid in self._runtime.custody.children("program", "restored"):
+            if pid not in listed:
+                self._runtime.custody.kill(pid, signal.SIGKILL)
+        served = {service["name"] for service in self.services()}
+        for running in self._apps.values():
+            # A switch that died as well has forgotten everything.
+            if running.service and running.service not in served and self._runtime.is_running(running.app):
+                self._serve(running, running.service, parse_service(running.service), 1)
+        self._save()
+
+    def _settled(self, app: App) -> None:
+        """Write down where a program is."""
+        for member in members(app):
+            running = self._apps.get(member.name)
+            known = running.app if running is not None else self._groups.get(member.name)
+            if known is not None:
+                known.host, known.pid = member.host, member.pid
+        self._save()
+
+    def _save(self) -> None:
+        """Write down what a successor needs to know."""
+        survivors = self._network_api.survivors
+        assert survivors is not None
+        with self._lock:
+            switches = {s.name: ProcessName.of(s.process.pid) for s in self.mininet.switches if s.process}
+            holders = {name: ProcessName.of(pid) for name, pid in survivors.holders.items()}
+            RunState(self.network, self.hold, holders, switches, dict(self._apps), dict(self._groups)).save(
+                self._run.folder
+            )
+
+    def _leave(self, stack: ExitStack) -> None:
+        """Let go of a run that could not be taken over, without ending anything of it."""
+        stack.pop_all()
+        if hasattr(self, "_supervisor"):
+            self._supervisor.close()
+        if hasattr(self, "controller"):
+            self.controller.stop()
+        if hasattr(self, "_runtime"):
+            self._runtime.custody.let_go()
+        if hasattr(self, "_run"):
+            self._run.leave()
 
     def _describe(self, run: Run) -> NetworkAPI:
         """Say to NetworkAPI what the plan says."""
@@ -163,10 +310,12 @@ class Testbed:
                 settle=BMV2_SETTLE if Target(self.network.target) is Target.BMV2 else 0.0
             ),
             holding=self.hold,
+            workers=self.workers,
+            traces=self.traces or run.folder / "traces",
         )
         hosts = {h.name: _switched(h, self.hosts[h.name]) for h in self.plan.hosts}
         try:
-            return Controller(config, hosts, self._move, self._apps_view)
+            return Controller(config, hosts, self._mover, self._apps_view)
         except ControllerError as ex:
             raise TestbedError(str(ex)) from ex
 
@@ -178,14 +327,33 @@ class Testbed:
         return self._network_api.net
 
     @property
+    def measure(self) -> Measure | None:
+        """What is asked after each migration for the report's `client`."""
+        return self._mover.measure
+
+    @measure.setter
+    def measure(self, measure: Measure | None) -> None:
+        self._mover.measure = measure
+
+    @property
     def url(self) -> str | None:
         """Where the HTTP API answers."""
         return self.controller.url
 
     @property
+    def custody(self) -> Custody:
+        """What owns the programs, and everything else that outlives this process."""
+        return self._runtime.custody
+
+    @property
     def folder(self) -> Path:
         """Where logs, journals and the switch configuration are while the testbed runs."""
         return self._run.folder
+
+    @property
+    def runtime(self) -> ProcessRuntime:
+        """What starts and moves the programs."""
+        return self._runtime
 
     def host(self, name: str) -> Any:
         """Return a host's Mininet node."""
@@ -203,22 +371,34 @@ class Testbed:
         weight: int = 1,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        group: str | None = None,
+        volumes: Sequence[str | Path] = (),
     ) -> RunningApp:
         """Start a program that can be moved; returns when it listens, if it answers for a service.
 
         `service` is "VIP:PORT" (or "VIP:PORT/udp"); the program's own port is the same unless `port` says otherwise.
-        Raises BadApp, BadNetwork.
+        Programs of one `group` share a process tree, and move as one. `volumes` are directories of which the program
+        gets a copy of its own, which moves with it. Raises BadApp, BadNetwork.
         """
-        if name in self._apps:
-            raise BadApp(f"there is an app {name} already, on {self._apps[name].app.host.name}")
+        self._check_free(name, "app")
         where = self._host(host)
         vip = parse_service(service) if service else None
         if vip and any(vip.address == h.address for h in self.plan.hosts):
             raise BadApp(f"{vip.address} is a host's address: a service needs one of its own")
         log = self.folder / f"{name}.out"
+        own = [Volume(Path(volume).resolve(), self.folder / "volumes") for volume in volumes]
         try:
-            app = self._runtime.launch(name, where, argv, log, env=env, cwd=cwd or Path.cwd())
+            if group is None:
+                app = self._runtime.launch(
+                    name, where, argv, log, env=env, cwd=cwd or Path.cwd(), volumes=own
+                )
+            else:
+                team = self._group(group, where)
+                app = self._runtime.launch_in(
+                    team, name, argv, log, env=env, cwd=cwd or Path.cwd(), volumes=own
+                )
         except MigrationError as ex:
+            self._end_empty_group(group)
             raise BadApp(str(ex)) from ex
         running = RunningApp(app, tuple(argv), service, (port or vip.port) if vip else None)
         try:
@@ -226,8 +406,10 @@ class Testbed:
                 self._serve(running, service, vip, weight)
         except BaseException:
             self._runtime.terminate(app)
+            self._end_empty_group(group)
             raise
         self._apps[name] = running
+        self._save()
         return running
 
     def stop(self, name: str) -> None:
@@ -246,23 +428,69 @@ class Testbed:
             raise BadApp(str(ex)) from ex
         finally:
             self._runtime.terminate(running.app)
+            self._end_empty_group(running.group)
+            self._save()
 
-    def migrate(self, app: str, to: str, on_event: OnEvent | None = None) -> Report:
-        """Carry a program to another host; returns the report, whatever the outcome.
+    def migrate(
+        self,
+        app: str | Sequence[str],
+        to: str,
+        on_event: OnEvent | None = None,
+        *,
+        mode: str | None = None,
+        transfer: str | None = None,
+    ) -> Report:
+        """Carry a program, or several of one host together, to another host; returns the report, whatever the outcome.
 
-        Raises BadApp for an app or a host that is not there.
+        `mode` and `transfer` say when and where its memory moves; the testbed's own apply where they are not given.
+        `on_event` hears of every step, in the migration's thread. Ctrl-C cancels the migration, waits until it has
+        turned back (or has come through, if it was too late), and is raised then. Raises BadApp for an app or a host
+        that is not there.
         """
-        self._app(app)
+        migration = self.queue_migration(app, to, on_event, mode=mode, transfer=transfer)
+        try:
+            return self.wait_for_migration(migration)
+        except KeyboardInterrupt:
+            self.cancel_migration(migration)
+            self.wait_for_migration(migration)
+            raise
+
+    def queue_migration(
+        self,
+        app: str | Sequence[str],
+        to: str,
+        on_event: OnEvent | None = None,
+        *,
+        mode: str | None = None,
+        transfer: str | None = None,
+    ) -> str:
+        """Ask for a migration and return its id at once; raises as `migrate` does.
+
+        `on_event` hears of the end, too: {"phase": "over", …}.
+        """
+        app = app if isinstance(app, str) else ",".join(app)
+        self._movable(app)
         self._host(to)
         try:
-            migration = self.controller.migrations.submit(app, to)
-            self.controller.migrations.wait(migration.id)
+            queue = self.controller.migrations
+            return queue.submit(app, to, on_event, mode=mode, transfer=transfer).id
         except ControllerError as ex:
             raise BadApp(str(ex)) from ex
-        if migration.id not in self._reports:  # it was cancelled over HTTP, or ran into a bug
-            reason = (migration.report or {}).get("reason") or migration.state
-            raise TestbedError(f"migration {migration.id} of {app} did not take place: {reason}")
-        return self._reports[migration.id]
+
+    def wait_for_migration(self, id: str, timeout: float | None = None) -> Report:
+        """Return a migration's report when it is over; raises TestbedError if it is not in time."""
+        migration = self.controller.migrations.wait(id, timeout)
+        if migration.report is None:
+            raise TestbedError(f"migration {id} of {migration.app} is not over after {timeout:g} s")
+        return migration.report
+
+    def cancel_migration(self, id: str) -> str | None:
+        """Take a migration back, if it is not too late; returns why it cannot be, or None."""
+        try:
+            self.controller.migrations.cancel(id)
+        except ControllerError as ex:
+            return str(ex)
+        return None
 
     def output(self, name: str) -> str:
         """Return what a program has printed."""
@@ -288,21 +516,10 @@ class Testbed:
 
     def migrations(self) -> list[dict[str, Any]]:
         """List the reports of all migrations so far."""
-        return [report.to_json() for report in self._reports.values()]
+        reports = [migration.report for migration in self.controller.migrations.list()]
+        return [report.to_json() for report in reports if report is not None]
 
     # ---- inside
-
-    def _move(self, app: str, destination: str, on_event: OnEvent, *, migration_id: str) -> Mapping[str, Any]:
-        """Be the controller's mover: it calls this in the migration's own thread."""
-        running = self._app(app)
-        started = time.monotonic()
-        report = self._migrator.migrate(
-            running.app, self._host(destination), lambda event: on_event(event.to_json()), migration_id
-        )
-        if self.measure is not None:
-            report.client = self.measure(started, time.monotonic())
-        self._reports[migration_id] = report
-        return report.to_json()
 
     def _serve(self, running: RunningApp, service: str, vip: Endpoint, weight: int) -> None:
         """Wait until the program listens, and put it into the service's pool."""
@@ -338,16 +555,57 @@ class Testbed:
         return Endpoint(protocol, running.app.host.address, running.backend_port)
 
     def _apps_view(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: {
-                "host": running.app.host.name,
-                "pid": running.app.pid,
-                "state": "running" if self._runtime.is_running(running.app) else "ended",
-                "service": running.service,
-                "command": " ".join(running.argv),
-            }
-            for name, running in list(self._apps.items())
-        }
+        def view(app: App, service: str | None, group: str | None, command: str) -> dict[str, Any]:
+            state = "running" if self._runtime.is_running(app) else "ended"
+            known = {"host": app.host.name, "pid": app.pid, "state": state}
+            return {**known, "service": service, "group": group, "command": command}
+
+        apps = dict(self._apps)
+        views = {name: view(r.app, r.service, r.group, " ".join(r.argv)) for name, r in apps.items()}
+        for name, group in list(self._groups.items()):
+            members = ", ".join(r.app.name for r in apps.values() if r.group == name)
+            views[name] = view(group, None, None, f"the group of {members}")
+        return views
+
+    def _programs(self) -> list[App]:
+        """List the programs, for a migration that must name one."""
+        alone = [running.app for running in list(self._apps.values()) if running.group is None]
+        return alone + list(self._groups.values())
+
+    def _addresses(self) -> set[Address]:
+        """List the addresses that the network leads to."""
+        addresses: set[Address] = {host.address for host in self.plan.hosts}
+        addresses.update(IPv4Address(service["address"]) for service in self.controller.services())
+        return addresses
+
+    def _check_free(self, name: str, kind: str) -> None:
+        """See that a name is neither a program's nor a group's."""
+        if "," in name:
+            raise BadApp(f"{name!r} cannot be a name: a comma stands between programs that move together")
+        if name in self._apps:
+            raise BadApp(f"there is an app {name} already, on {self._apps[name].app.host.name}")
+        if name in self._groups:
+            raise BadApp(f"{name} is the name of a group: choose another one for the {kind}")
+
+    def _group(self, name: str, host: Host) -> App:
+        """Return a group, made now if there is none; raises BadApp if it is elsewhere."""
+        if (group := self._groups.get(name)) is None:
+            self._check_free(name, "group")
+            group = self._groups[name] = self._runtime.launch_group(name, host, self.folder / f"{name}.out")
+        elif group.host.name != host.name:
+            raise BadApp(f"the group {name} is on {group.host.name}: start its programs there")
+        return group
+
+    def _end_empty_group(self, name: str | None) -> None:
+        """End a group that has no program any more."""
+        if name in self._groups and not any(running.group == name for running in self._apps.values()):
+            self._runtime.terminate(self._groups.pop(name))
+
+    def _movable(self, name: str) -> App:
+        """Return what a migration is asked for: a program, a group, or several of them ("redis,app")."""
+        if "," in name:
+            return Party([self._movable(one) for one in name.split(",")])
+        return self._groups[name] if name in self._groups else self._app(name).app
 
     def _app(self, name: str) -> RunningApp:
         if name not in self._apps:
@@ -366,12 +624,20 @@ class Testbed:
             raise TestbedError(str(ex)) from ex
 
 
+def _wish(mode: str, transfer: str) -> Wish:
+    """Read how a testbed's memory moves; raises TestbedError."""
+    try:
+        return parse_wish(mode, transfer)
+    except ValueError as ex:
+        raise TestbedError(str(ex)) from ex
+
+
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Write what the parts log to a file; without a handler Python would print it in the middle of the CLI."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("controllers", "migration", "finsy")]
+    loggers = [logging.getLogger(name) for name in ("controllers", "migration", "topo", "dataplane", "finsy")]
     for logger in loggers:
         logger.addHandler(handler)
     try:

@@ -13,6 +13,8 @@ from pyroute2 import IPRoute
 
 from topo import paths
 
+OUR_PROGRAMS = ("dataplane.switch", "migration.keeper", "tcp_echo", "criu", "lb.py", "redis-server", "apps/")
+
 
 def leftovers() -> dict[str, Any]:
     """Describe everything on the machine that a testbed makes; equal before and after a run."""
@@ -56,9 +58,7 @@ def _our_processes() -> list[str]:
         except OSError:
             continue
         text = b" ".join(words).decode(errors="replace")
-        if any(
-            mark in text for mark in ("dataplane.switch", "migration.keeper", "tcp_echo", "criu", "lb.py")
-        ):
+        if any(mark in text for mark in OUR_PROGRAMS):
             found.append(text)
     return sorted(found)
 
