@@ -1,8 +1,8 @@
 """Mininet's CLI with the testbed's own commands.
 
-    run NAME HOST [--service VIP:PORT] -- COMMAND…    start a program that can be moved
-    migrate APP HOST                                  carry it to another host
-    apps, services, backends, connections, migrations    look
+    run NAME HOST [--service VIP:PORT] [--group GROUP] [--volume DIR]… -- COMMAND…    start a program that can be moved
+    migrate APP HOST [--mode M] [--transfer T]                        carry it to another host
+    apps, services, backends, connections, migrations                 look
 
 A mistake gets one sentence. In a script (`--script FILE`) the first command that fails makes the whole script fail.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,17 @@ from mininet.cli import CLI
 from rich.console import Console
 from rich.table import Table
 
+from topo import following
 from topo.errors import TestbedError
 
 if TYPE_CHECKING:
     from topo.testbed import Testbed
 
 PROMPT = "p4ferry> "
+RUN_OPTIONS = {"--service": "service", "--group": "group"}
+MIGRATE_OPTIONS = {"--mode": "mode", "--transfer": "transfer"}
+MIGRATE_USAGE = "usage: migrate APP… HOST [--mode stop|lazy|pre|auto] [--transfer network|shared]"
+RUN_USAGE = "usage: run NAME HOST [--service VIP:PORT] [--group GROUP] [--volume DIR]… -- COMMAND…"
 PIPE_WIDTH = 200  # columns of a table that nobody looks at directly
 
 
@@ -44,33 +49,27 @@ class FerryCLI(CLI):
     # ---- commands
 
     def do_run(self, line: str) -> None:
-        """run NAME HOST [--service VIP:PORT] -- COMMAND…: start a program that can be moved."""
-        usage = "usage: run NAME HOST [--service VIP:PORT] -- COMMAND…"
+        """run NAME HOST [--service VIP:PORT] [--group GROUP] [--volume DIR]… -- COMMAND…: start a movable program."""
         try:
-            head, _, command = line.partition(" -- ")
-            words, argv = shlex.split(head), shlex.split(command)
+            asked = parse_run(line)
         except ValueError as ex:
-            self._fail(f"run: {ex}")
+            self._fail(str(ex))
             return
-        service = None
-        if len(words) == 4 and words[2] == "--service":
-            service = words[3]
-            words = words[:2]
-        if len(words) != 2 or not argv:
-            self._fail(usage)
-            return
-        name, host = words
-        self._try(lambda bed: self._say(f"{bed.run(name, host, argv, service=service)}"))
+        self._try(lambda bed: self._say(f"{bed.run(**asked)}"))
 
     def do_migrate(self, line: str) -> None:
-        """migrate APP HOST: carry a program to another host."""
-        words = line.split()
-        if len(words) != 2:
-            self._fail("usage: migrate APP HOST")
+        """migrate APP… HOST [--mode M] [--transfer T]: carry a program, or several together, to another host.
+
+        Ctrl-C cancels it.
+        """
+        try:
+            (*apps, host), asked = parse_words(line.split(), 2, MIGRATE_OPTIONS, MIGRATE_USAGE, more=True)
+        except ValueError as ex:
+            self._fail(str(ex))
             return
 
         def migrate(bed: Testbed) -> None:
-            report = bed.migrate(words[0], words[1])
+            report = following.migrate(bed, apps, host, self.console, **asked)
             self._say(summary(report.to_json()))
             if report.outcome != "completed":
                 self.failed = True
@@ -163,6 +162,45 @@ class FerryCLI(CLI):
         for row in listed:
             table.add_row(*(_cell(value) for value in row.values()))
         self.console.print(table)
+
+
+def parse_run(line: str) -> dict[str, Any]:
+    """Read the words of `run` as the arguments of Testbed.run; raises ValueError with a sentence."""
+    try:
+        head, _, command = line.partition(" -- ")
+        words, argv = shlex.split(head), shlex.split(command)
+    except ValueError as ex:
+        raise ValueError(f"run: {ex}") from ex
+    volumes = []
+    while "--volume" in words[:-1]:
+        at = words.index("--volume")
+        volumes.append(words[at + 1])
+        del words[at : at + 2]
+    names, asked = parse_words(words, 2, RUN_OPTIONS, RUN_USAGE)
+    if not argv:
+        raise ValueError(RUN_USAGE)
+    declared = {"volumes": volumes} if volumes else {}
+    return {"name": names[0], "host": names[1], "argv": argv, **asked, **declared}
+
+
+def parse_words(
+    words: Sequence[str], count: int, options: Mapping[str, str], usage: str, *, more: bool = False
+) -> tuple[list[str], dict[str, str]]:
+    """Tell `count` names (or `more`) from options with a value, each given once; raises ValueError with the usage."""
+    names: list[str] = []
+    asked: dict[str, str] = {}
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            names.append(word)
+            continue
+        value = next(rest, None)
+        if word not in options or value is None or options[word] in asked:
+            raise ValueError(usage)
+        asked[options[word]] = value
+    if len(names) < count or (len(names) > count and not more):
+        raise ValueError(usage)
+    return names, asked
 
 
 def _cell(value: Any) -> str:

@@ -34,7 +34,7 @@ def echo_demo(bed: Testbed, count: int, connections: int, bulk: bool) -> bool:
                 time.sleep(PAUSE)
                 report = bed.migrate("echo", ROUND[number % len(ROUND)])
                 reports.append(report)
-                _say(report)
+                say(report)
                 if report.outcome is not Outcome.COMPLETED:
                     break
         finally:
@@ -47,17 +47,21 @@ def echo_demo(bed: Testbed, count: int, connections: int, bulk: bool) -> bool:
     return len(reports) == count and _is_clean(reports, result)
 
 
-def _say(report: Report) -> None:
+def say(report: Report, who: str = "", client: str = "client") -> None:
+    """Print a migration in a line; `who` names the program where there are several."""
     gap = ""
     if report.client and report.client["gap_ms"] is not None:
-        gap = f", the client's longest gap {report.client['gap_ms']:.1f} ms"
+        gap = f", the {client}'s longest gap {report.client['gap_ms']:.1f} ms"
+    way = (
+        f"  {who} {report.source} -> {report.destination}"
+        if who
+        else f"  {report.source} -> {report.destination}"
+    )
     if report.outcome is Outcome.COMPLETED:
         frozen = f"frozen {report.criu.frozen_ms:.1f} ms, restored in {report.criu.restore_ms:.1f} ms"
-        print(f"  {report.source} -> {report.destination}: {frozen}{gap}", flush=True)
+        print(f"{way}: {frozen}{gap}", flush=True)
     else:
-        print(
-            f"  {report.source} -> {report.destination}: {report.outcome.value}: {report.reason}", flush=True
-        )
+        print(f"{way}: {report.outcome.value}: {report.reason}", flush=True)
 
 
 def _is_clean(reports: list[Report], result: dict[str, Any]) -> bool:

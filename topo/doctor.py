@@ -109,6 +109,18 @@ def check_netem() -> Finding:
     return fine("netem")
 
 
+def check_hold_queues() -> Finding:
+    """Make what held packets wait behind in the switch: a macvlan with a token bucket."""
+    script = (
+        "ip link add pfa type veth peer name pfb && ip link add link pfa name pfq type macvlan mode private"
+        " && tc qdisc add dev pfq root tbf rate 8bit burst 65549 limit 1mb"
+    )
+    done = _run(["unshare", "--net", "sh", "-c", script])
+    if done.returncode != 0:
+        return optional(f"macvlan or tbf: {_last(done)}", "speed: held packets go to the controller and back")
+    return fine("macvlan and tbf: held packets wait in the kernel")
+
+
 def check_clang() -> Finding:
     """Compile for BPF."""
     clang = shutil.which("clang")
@@ -190,10 +202,14 @@ def check_mininet() -> Finding:
 
 
 def check_redis() -> Finding:
-    """Ask for the real Redis server."""
+    """Ask for the real Redis server, and for the library that the scenario's programs use."""
     if shutil.which("redis-server") is None:
-        return optional("redis-server is not installed", "the Redis scenario")
-    return fine(" ".join(_run(["redis-server", "--version"]).stdout.split()[:3]))
+        return optional("redis-server is not installed", f"the Redis scenario ({_SETUP})")
+    library = _run(["/usr/bin/python3", "-c", "import redis; print(redis.__version__)"])
+    if library.returncode != 0:
+        return optional("python3-redis is not installed", f"the Redis scenario ({_SETUP})")
+    server = " ".join(_run(["redis-server", "--version"]).stdout.split()[:3])
+    return fine(f"{server}, python3-redis {library.stdout.strip()}")
 
 
 def check_docker() -> Finding:
@@ -235,6 +251,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "privileges": check_root,
     "network": check_namespaces,
     "link emulation": check_netem,
+    "hold queues": check_hold_queues,
     "clang": check_clang,
     "eBPF": check_bpf,
     "CRIU": check_criu,

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from controllers.migrations import WORKERS
+from migration.deadline import Timeouts
+from migration.transfer.modes import Mode, Via
 from topo.compile import Target
-from topo.errors import TestbedError
+from topo.errors import Terminated, TestbedError
+from topo.left import is_in_the_middle
+from topo.management import DEFAULT_MODE, DEFAULT_TRANSFER, parse_rate
 from topo.plan import LoadBalancerNetwork, Topology
+from topo.runs import dead_runs
+
+if TYPE_CHECKING:
+    from topo.testbed import Testbed
 
 INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -28,13 +38,33 @@ def parser() -> argparse.ArgumentParser:
     add("--topology", choices=[t.value for t in Topology], default="single", help="which network")
     add("--hosts", choices=["process", "docker", "podman"], default="process", help="what the hosts are")
     add("--demo", choices=["echo", "redis"], help="run a scripted scenario with its measuring client")
-    add("--count", type=positive, default=2, metavar="N", help="migrations of the demo (default: 2)")
+    add("--count", type=positive, metavar="N", help="migrations of the echo server (2), or of Redis (3)")
     add("--connections", type=positive, default=1, metavar="N", help="the demo client's connections")
     add("--bulk", action="store_true", help="the demo's client streams at full speed in both directions")
     add("--no-hold", action="store_true", help="do not hold packets during a migration (for comparison)")
     add("--script", type=Path, metavar="FILE", help="read CLI commands from FILE")
     add("--json", type=Path, metavar="FILE", help="write the report to FILE")
     add("--http-port", type=port, default=5000, metavar="PORT", help="of the HTTP API (default: 5000)")
+    add(
+        "--step-timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="roll a migration back when a step takes longer",
+    )
+    add("--recover", action="store_true", help="take over a run that was killed, and go on with it")
+    add("--workers", type=positive, default=WORKERS, metavar="N", help=f"migrations at once ({WORKERS})")
+    add("--mode", choices=[m.value for m in Mode], default=DEFAULT_MODE, help="when a program's memory moves")
+    add("--transfer", choices=[v.value for v in Via], default=DEFAULT_TRANSFER, help="where it moves")
+    add("--management-rate", metavar="RATE", help="bandwidth of the hosts' management links, such as 1gbit")
+    add("--trace", type=Path, metavar="DIR", help="keep the causal trace of each migration in DIR")
+    add(
+        "--pcap",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="DIR",
+        help="capture both ends of each migration",
+    )
     add("--doctor", action="store_true", help="say what works on this machine, and leave")
     add("--clean", action="store_true", help="remove what crashed runs left behind, and leave")
     return made
@@ -45,6 +75,17 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Parse a time."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds, more than 0")
+    return value
 
 
 def port(text: str) -> int:
@@ -69,13 +110,13 @@ def main(arguments: Sequence[str]) -> int:
     except TestbedError as ex:
         print(f"lb.py: {ex}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         print("\nlb.py: interrupted; everything that it had started is gone", file=sys.stderr)
         return INTERRUPTED
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise Terminated
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -84,14 +125,30 @@ def _check(options: argparse.Namespace) -> None:
         raise TestbedError("networks need root: type sudo python topo/lb.py")
     if options.hosts != "process":
         raise TestbedError(f"--hosts {options.hosts} is not supported yet; use --hosts process")
-    if options.demo == "redis":
-        raise TestbedError("--demo redis is not supported yet; use --demo echo")
+    if options.demo == "redis" and (options.bulk or options.connections != 1):
+        raise TestbedError(
+            "--bulk and --connections are options of --demo echo; --demo redis has its own load"
+        )
+    if options.management_rate:
+        parse_rate(options.management_rate)
     if options.script and not options.script.is_file():
         raise TestbedError(f"--script {options.script}: there is no such file")
+    for option in ("trace", "pcap"):
+        if (wanted := getattr(options, option)) is not None:
+            _make_folder(f"--{option}", wanted)
     if options.json:
         folder = options.json.absolute().parent
         if not folder.is_dir() or not os.access(folder, os.W_OK) or options.json.is_dir():
             raise TestbedError(f"--json {options.json}: a file cannot be written there")
+
+
+def _make_folder(option: str, path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as ex:
+        raise TestbedError(f"{option} {path}: files cannot be written there: {ex.strerror}") from ex
 
 
 def _clean() -> int:
@@ -106,28 +163,77 @@ def _clean() -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> int:
-    from topo.cli import FerryCLI
+def _testbed(options: argparse.Namespace) -> Testbed:
+    """Return a new testbed, or the one that takes a killed run over: on request, or if it was in a migration."""
     from topo.testbed import Testbed
 
+    interrupted = [run for run in dead_runs() if is_in_the_middle(run)]
+    if options.demo and (options.recover or interrupted):
+        name = (
+            f"run {interrupted[-1].name} was killed in the middle of a migration"
+            if interrupted
+            else "--recover"
+        )
+        raise TestbedError(
+            f"{name}: the demo needs a network of its own; type lb.py --recover without --demo to go on with what "
+            "is there, or lb.py --clean to remove it"
+        )
+    common = {
+        "http_port": options.http_port,
+        "workers": options.workers,
+        "traces": options.trace,
+        "pcap": options.pcap,
+        "mode": options.mode,
+        "transfer": options.transfer,
+        "timeouts": Timeouts(options.step_timeout) if options.step_timeout else None,
+    }
+    if options.recover or interrupted:
+        folder = interrupted[-1] if interrupted else None
+        return Testbed.recover(folder, **common)
     network = LoadBalancerNetwork(topology=options.topology, target=options.target)
+    rate = options.management_rate
+    return Testbed(network, hold=not options.no_hold, management_rate=rate, **common)
+
+
+def _say_recovered(bed: Testbed) -> None:
+    """Say in a line what was taken over, and what became of every migration that had not ended."""
+    apps = ", ".join(f"{app['name']} {app['state']} on {app['host']}" for app in bed.apps()) or "no programs"
+    print(f"run {bed.folder.name} was killed and is taken over: {apps}", flush=True)
+    for found in bed.recovered:
+        print(f"  {found}", flush=True)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from topo.cli import FerryCLI
+
     status = 0
-    with Testbed(network, hold=not options.no_hold, http_port=options.http_port) as bed:
-        print(f"network {options.topology} on {options.target} is up; HTTP API at {bed.url}", flush=True)
+    with _testbed(options) as bed:
+        if bed.is_recovered:
+            _say_recovered(bed)
+        kind, target = Topology(bed.network.topology).value, Target(bed.network.target).value
+        print(f"network {kind} on {target} is up; HTTP API at {bed.url}", flush=True)
         try:
             if options.demo:
-                from topo.demo import echo_demo
-
-                passed = echo_demo(bed, options.count, options.connections, options.bulk)
-                status = 0 if passed else 1
+                status = 0 if _demo(bed, options) else 1
             if options.script or not options.demo or sys.stdin.isatty():
                 cli = FerryCLI(bed.mininet, bed, script=options.script)
                 if options.script and cli.failed:
                     status = 1
         finally:
             if options.json:
-                write_report(options.json, options.target, bed.migrations())
+                write_report(options.json, Target(bed.network.target).value, bed.migrations())
     return status
+
+
+def _demo(bed: Testbed, options: argparse.Namespace) -> bool:
+    """Run a scripted scenario; says whether nothing at all went wrong."""
+    if options.demo == "redis":
+        from topo.redis_demo import redis_demo
+
+        return redis_demo(bed, options.count or 3)
+    from topo.demo import echo_demo
+
+    return echo_demo(bed, options.count or 2, options.connections, options.bulk)
 
 
 def write_report(path: Path, target: str, migrations: list[dict[str, Any]]) -> None:

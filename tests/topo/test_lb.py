@@ -109,9 +109,11 @@ def test_bmv2s_names_are_called_for_the_other_target(tmp_path: Path) -> None:
     [
         (["--target", "bmv2"], 1, "simple_switch_grpc is not on PATH: install BMv2, or use --target ebpf"),
         (["--hosts", "docker"], 1, "--hosts docker is not supported yet"),
-        (["--demo", "redis"], 1, "--demo redis is not supported yet"),
         (["--script", "/no/such/file"], 1, "--script /no/such/file: there is no such file"),
         (["--json", "/no/such/folder/x"], 1, "--json /no/such/folder/x: a file cannot be written there"),
+        (["--trace", "/proc/x"], 1, "--trace /proc/x: files cannot be written there"),
+        (["--pcap", "/dev/null"], 1, "--pcap /dev/null: files cannot be written there"),
+        (["--workers", "0"], 2, "'0' is not a number from 1 up"),
         (["--count", "0"], 2, "'0' is not a number from 1 up"),
         (["--topology", "ring"], 2, "invalid choice: 'ring'"),
         (["--http-port", "70000"], 2, "'70000' is not a port from 1 to 65535"),
@@ -132,9 +134,13 @@ def test_a_script_of_commands(tmp_path: Path) -> None:
         f"# as a user would\nh1 ping -c 1 -W 2 h2\nrun echo h2 --service 10.0.0.100:7000 -- python3 {ECHO} server\n"
         "apps\nservices\nbackends\nconnections\nmigrate echo h4\nmigrations\npingall\n"
     )
-    done = lb("--script", str(script), "--json", str(out))
+    kept = ["--trace", str(tmp_path / "traces"), "--pcap", str(tmp_path / "pcaps")]
+    done = lb("--script", str(script), "--json", str(out), "--workers", "1", *kept)
     assert done.returncode == 0, done.stdout + done.stderr
     (migration,) = load_report(out)
+    assert [p.name for p in (tmp_path / "traces").iterdir()] == ["m1.log"]
+    captures = sorted(p.name for p in (tmp_path / "pcaps").iterdir())
+    assert captures == ["m1-destination-h4.pcap", "m1-source-h2.pcap"]
     assert (migration["destination"], migration["outcome"]) == ("h4", "completed")
     assert "echo h2 -> h4: completed" in done.stdout
     assert "0% dropped (12/12 received)" in done.stderr  # Mininet's own output
@@ -144,7 +150,7 @@ def test_a_script_of_commands(tmp_path: Path) -> None:
     ("command", "words"),
     [
         ("migrate echo h3", "there is no app echo (there are: none)"),
-        ("migrate echo", "usage: migrate APP HOST"),
+        ("migrate echo", "usage: migrate APP… HOST"),
         ("run echo h9 -- sleep 1", "there is no host h9 (there are: h1, h2, h3, h4)"),
         ("run echo h2", "usage: run NAME HOST"),
         ("run echo h2 -- /no/such/program", "/no/such/program"),
