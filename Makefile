@@ -4,10 +4,10 @@ SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 PY := .venv/bin/python
 ARGS ?=
 
-.PHONY: help setup run test unit bench lint format doctor clean distclean
+.PHONY: help setup run test fault-matrix unit bench lint format doctor clean distclean
 
 help:            ## this list
-	@sed -n 's/^\([a-z]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 20
 
 setup:           ## packages, .venv, a working CRIU; idempotent
 	@scripts/setup
@@ -17,6 +17,9 @@ run: setup       ## the main program: network, controller, demo, Mininet CLI (AR
 
 test: setup      ## the whole suite, as root (ARGS="-k name")
 	@$(SUDO) $(PY) -m pytest $(ARGS)
+
+fault-matrix: setup ## every fault at every step of a migration, with a table at the end
+	@$(SUDO) env P4FERRY_FAULT_MATRIX=full $(PY) -m pytest -q tests/faults $(ARGS)
 
 unit: setup      ## the fast tests that need no root
 	@$(PY) -m pytest -m "not net" $(ARGS)
