@@ -1,0 +1,1 @@
+"""Load generators, compiled when they are needed."""
