@@ -86,7 +86,9 @@ class GapLog:
         if known is None or gap.seconds > known.seconds:
             self._by_time[moment] = gap
             if len(self._by_time) > 2 * MAX_GAPS:
-                self._by_time = {int(kept.end * 10): kept for kept in self.worst()}
+                # The last moments stay, however short their gaps: a status is to tell of them.
+                kept = [*self.since(gap.end - STATUS_MEMORY), *self.worst()]
+                self._by_time = {int(one.end * 10): one for one in kept}
 
     def worst(self) -> list[Gap]:
         """Return the longest gap of each of the worst moments, longest first."""
