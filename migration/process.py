@@ -30,7 +30,7 @@ from .namespaces import in_netns
 from .neighbours import NOWHERE, Surroundings, check_unix
 from .repair import unrepair
 from .streams import inner_streams
-from .transfer import home, lazy
+from .transfer import home, lazy, pipelimit
 from .transfer.carrier import Carrier
 from .transfer.modes import SMALL, STOP_SHARED, Choice, Kernel, Mode, Wish, choose, probe
 from .turns import turn_of
@@ -231,6 +231,7 @@ class ProcessRuntime:
             if not self.custody.wait(pid, max(0.0, left)):
                 self.custody.kill(pid, signal.SIGKILL)
                 self.custody.wait(pid, 5)
+        pipelimit.put_back()
 
     def end_copy(self, pid: int, *, if_half_built: bool) -> None:
         """End a restored program: in any case, or only if it has not run yet."""

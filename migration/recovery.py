@@ -146,6 +146,8 @@ def settle(found: Unfinished, steering: Steering, programs: Programs, path: Path
         can_have_run = found.is_committed and not programs.is_running(member)
         programs.end_copy(pid, if_half_built=can_have_run)
     if found.copy_pids and all(map(programs.is_running, members(copy))):
+        for member in members(copy):
+            programs.wake(member)  # post-copy may have been pacing it
         problem = _steer(steering, ("switch_over", "release", "finish"), found.move)
         return Recovered(found.identity, copy, Verdict.FINISHED, problem)
     if found.has_run or (found.copy_pids and any(map(programs.is_running, members(copy)))):

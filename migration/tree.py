@@ -60,6 +60,13 @@ def start_time(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[19]) if stat else 0
 
 
+def page_faults(pid: int) -> int:
+    """Return how many page faults a process has had, minor and major ones; 0 for one that is gone."""
+    stat = read_or_empty(PROC / str(pid) / "stat")
+    fields = stat.rpartition(")")[2].split()
+    return int(fields[7]) + int(fields[9]) if fields else 0
+
+
 def processes(root: int) -> list[int]:
     """List a process and all that descend from it."""
     found = [root]

@@ -22,6 +22,7 @@ from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
+from migration.transfer.pipelimit import put_back
 from topo import paths
 from topo.errors import AlreadyRunning, TestbedError
 from topo.processes import ProcessName
@@ -114,6 +115,8 @@ def clean_up(root: Path = paths.RUNS, images: Path = paths.IMAGES) -> list[Left]
         shutil.rmtree(images / run.name, ignore_errors=True)
         shutil.rmtree(run, ignore_errors=True)
         left.append(Left(run.name, processes, links))
+    if left:
+        put_back()
     return left
 
 

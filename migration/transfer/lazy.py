@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -42,14 +43,15 @@ from .helper import Helper
 from .home import LAZY_CONFIG
 from .hugepages import collapse
 from .link import Link, uncork
+from .pacing import GRACE, Pacer
 from .pipelimit import large_pipes
+from .relay import listen
 
 LAZY_LOG = "lazy-pages.log"
 GATE_TIMEOUT = 10.0
 # So long nothing may arrive. A page fault waits for no longer than one batch of 4 MiB, so even at 10 Mbit/s
 # something comes every few milliseconds.
 STALL_TIMEOUT = 10.0
-POLL = 0.05
 # So long the program may be got ready for a short freeze; what is not done by then stays as it is.
 COLLAPSE_SECONDS = 3.0
 _USERFAULTFD = "anon_inode:[userfaultfd]"
@@ -81,12 +83,24 @@ class LazyPages:
             criu,
             custody,
             destination,
-            ["lazy-pages", "-D", str(self._folder), "-W", str(moved), "--page-server"],
-            moved / LAZY_LOG,
+            ["lazy-pages", "-D", str(self._folder), "-W", str(self._folder), "--page-server"],
+            self._folder / LAZY_LOG,
             f"fetch the pages on {destination.name}",
             link.far,
         )
         self._stack.callback(self._daemon.close)
+        self._relay = self._start_relay(destination, moved)
+        self._stack.callback(self._end_relay)
+
+    def _start_relay(self, destination: Host, moved: Path) -> int:
+        """Start what stands between the restore worker and the daemon."""
+        argv = [sys.executable, "-m", "migration.transfer.relay", str(self._folder), str(GRACE)]
+        with listen(str(moved)) as listener:
+            return self._custody.start_criu(destination.pid, argv, listener)
+
+    def _end_relay(self) -> None:
+        self._custody.kill(self._relay, signal.SIGKILL)
+        self._custody.wait(self._relay, 5)
 
     def adjust_dump(self, options: Any) -> None:
         """Make a dump keep its pages and serve them."""
@@ -160,7 +174,8 @@ class LazyPages:
 
     def _wait_for_pages(self, copy: int) -> None:
         seen, since = (-1, -1), time.monotonic()
-        while not self._daemon.wait_for_end(POLL):
+        pacer = Pacer(copy)
+        while not pacer.turn(self._daemon.wait_for_end):
             # A socket pair counts nothing, but the copy grows.
             now = self._link.received(), tree.resident_bytes([copy])
             if now != seen:
