@@ -75,30 +75,28 @@ def measure(count: int) -> list[Run]:
         with MeasuringClient(bed.host("h1").pid, VIP, Load(1), bed.folder) as client:
             for number in range(count):
                 time.sleep(PAUSE)
-                times: list[tuple[float, Mapping[str, Any]]] = []
+                events: list[Mapping[str, Any]] = []
                 began = time.monotonic()
                 report = bed.migrate(
                     "echo",
                     "h2" if number % 2 else "h3",
-                    lambda event, times=times: times.append((time.monotonic(), event)),  # type: ignore[misc]
+                    events.append,
                 )
                 if report.outcome is not Outcome.COMPLETED:
                     raise SystemExit(f"bench timeline: {report.outcome.value}: {report.reason}")
                 pause = client.longest_gap(began, time.monotonic())
                 if pause is not None:
-                    runs.append(arrange(report, times, pause))
+                    runs.append(arrange(report, events, pause))
     return runs
 
 
-def arrange(
-    report: Report, times: Sequence[tuple[float, Mapping[str, Any]]], pause: tuple[float, float]
-) -> Run:
+def arrange(report: Report, events: Sequence[Mapping[str, Any]], pause: tuple[float, float]) -> Run:
     """Put all times on one axis, whose zero is the beginning of the hold."""
-    started = {event["step"]: at for at, event in times if event["phase"] == "started"}
+    started = {event["step"]: event["at"] for event in events if event["phase"] == "started"}
     zero = started["hold"]
     bars = [
-        Bar(event["step"], (started[event["step"]] - zero) * 1000, (at - zero) * 1000)
-        for at, event in times
+        Bar(event["step"], (started[event["step"]] - zero) * 1000, (event["at"] - zero) * 1000)
+        for event in events
         if event["phase"] == "ended" and event["step"] in started
     ]
     begin, end = ((at - zero) * 1000 for at in pause)

@@ -136,6 +136,13 @@ class Custody:
         """Wait until a child has ended and was reaped; say whether it did in time."""
         return self.wait_for_death(pid, timeout) and not self.is_running(pid)
 
+    def wait_for_exit(self, pid: int, timeout: float) -> int | None:
+        """Wait until a child has ended and return how (negative: by that signal); None if it has not in time."""
+        if not self.wait_for_death(pid, timeout):
+            return None
+        answer = self._ask({"op": "status", "pid": pid})
+        return None if answer["running"] else int(answer["status"])
+
     def let_go(self) -> None:
         """Leave a keeper that outlives us to the next controller."""
         self._socket.close()

@@ -6,6 +6,7 @@ sockets takes well under a millisecond, which matters because one is made while 
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ RECEIVE_SIZE = 1 << 17
 _NLMSG = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 # family, protocol, extensions, padding, states; then inet_diag_sockid (48 bytes, all zero: every socket)
 _INET_REQUEST = struct.Struct("=BBBxI48x")
+# the same with an inet_diag_sockid: source and destination port, addresses, interface, cookie (all ones: any)
+_INET_ONE = struct.Struct("=BBBxI2s2s16s16sI8s")
 # family, state, timer, retrans, [sport, dport] big endian, src, dst, interface, cookie
 _INET_MESSAGE = struct.Struct("=BBBB2s2s16s16sI8s")
 # expires, receive queue, send queue, uid, inode
@@ -67,6 +70,30 @@ class Diag:
         """List the TCP sockets that have a peer."""
         return self._inet(socket.IPPROTO_TCP, ALL_STATES & ~(1 << State.LISTEN | 1 << State.CLOSE))
 
+    def tcp_connection(
+        self, local: Address, local_port: int, remote: Address, remote_port: int
+    ) -> InetSocket | None:
+        """Return the TCP socket with these two ends: one look-up, where a list is a walk through the kernel's table."""
+        family = socket.AF_INET if local.version == 4 else socket.AF_INET6
+        ports = local_port.to_bytes(2, "big"), remote_port.to_bytes(2, "big")
+        ends = local.packed.ljust(16, b"\0"), remote.packed.ljust(16, b"\0")
+        request = _INET_ONE.pack(family, socket.IPPROTO_TCP, 0, ALL_STATES, *ports, *ends, 0, b"\xff" * 8)
+        self._send(request, 0)
+        data = self._socket.recv(RECEIVE_SIZE)
+        _, kind, *_ = _NLMSG.unpack_from(data)
+        if kind == NLMSG_ERROR:
+            _raise_error(data, 0, but=errno.ENOENT)
+            return None
+        found = _parse_inet(socket.IPPROTO_TCP, data[_NLMSG.size :])
+        # Where there is no such connection, the kernel answers with the listener.
+        is_it = (found.local, found.local_port, found.remote, found.remote_port) == (
+            local,
+            local_port,
+            remote,
+            remote_port,
+        )
+        return found if is_it else None
+
     def tcp_waiting(self) -> list[InetSocket]:
         """List the listeners, and the handshakes that are under way with them."""
         states = (State.LISTEN, State.SYN_RECV, State.NEW_SYN_RECV)
@@ -85,8 +112,7 @@ class Diag:
         return [_parse_unix(message) for message in self._dump(request)]
 
     def _dump(self, request: bytes) -> Iterator[bytes]:
-        flags = NLM_F_REQUEST | NLM_F_DUMP
-        self._socket.send(_NLMSG.pack(_NLMSG.size + len(request), SOCK_DIAG_BY_FAMILY, flags, 0, 0) + request)
+        self._send(request, NLM_F_DUMP)
         while True:
             data = self._socket.recv(RECEIVE_SIZE)
             at = 0
@@ -95,10 +121,13 @@ class Diag:
                 if kind == NLMSG_DONE:
                     return
                 if kind == NLMSG_ERROR:
-                    (number,) = struct.unpack_from("=i", data, at + _NLMSG.size)
-                    raise OSError(-number, "sock_diag")
+                    _raise_error(data, at)
                 yield data[at + _NLMSG.size : at + length]
                 at += (length + 3) & ~3
+
+    def _send(self, request: bytes, flags: int) -> None:
+        head = _NLMSG.pack(_NLMSG.size + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | flags, 0, 0)
+        self._socket.send(head + request)
 
     def close(self) -> None:
         """Close the netlink socket."""
@@ -109,6 +138,13 @@ class Diag:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _raise_error(data: bytes, at: int, but: int = 0) -> None:
+    """Raise the OSError of an error message, unless it is the one that is expected."""
+    (number,) = struct.unpack_from("=i", data, at + _NLMSG.size)
+    if -number != but:
+        raise OSError(-number, "sock_diag")
 
 
 def _address(family: int, packed: bytes) -> Address:

@@ -22,6 +22,7 @@ from .neighbours import NOWHERE, Surroundings
 from .party import PartyRuntime
 from .preflight import Plan, make_plan
 from .process import ProcessRuntime
+from .quiet import Quiet
 from .recovery import Recovered, recover
 from .report import OnEvent, Outcome, Report
 from .runtime import Runtime
@@ -159,7 +160,7 @@ class Migrator:
             folder,
             journal,
             report,
-            tracer.on_event(on_event),
+            tracer.on_event(Quiet(on_event)),
             fault,
             self.no_hold,
             cancellation,

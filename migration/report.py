@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -30,7 +31,10 @@ class Phase(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of a migration's progress; `ms` and `bytes` are known when the step has ended."""
+    """One line of a migration's progress; `ms` and `bytes` are known when the step has ended.
+
+    `at` is when it happened, by CLOCK_MONOTONIC in seconds: it may be told later (quiet.py).
+    """
 
     migration: str
     step: str
@@ -38,6 +42,7 @@ class Event:
     ms: float | None = None
     bytes: int | None = None
     reason: str | None = None
+    at: float = field(default_factory=time.monotonic, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the event as JSON values."""

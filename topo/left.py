@@ -7,7 +7,7 @@ from pathlib import Path
 
 from topo import paths
 from topo.errors import CannotRecover
-from topo.runs import dead_runs
+from topo.runs import JOURNALS, dead_runs
 from topo.state import STATE, RunState
 
 
@@ -38,7 +38,7 @@ def find_left(folder: Path | None = None, root: Path = paths.RUNS) -> Left:
 
 def is_in_the_middle(run: Path) -> bool:
     """Say whether a dead run was in the middle of a migration, and can be taken over."""
-    if not any((run / "journals").glob("*.jsonl")):
+    if not any((run / JOURNALS).glob("*.jsonl")):
         return False
     try:
         find_left(run)

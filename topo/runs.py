@@ -23,12 +23,13 @@ from typing import Any
 from pyroute2 import IPRoute, NetlinkError
 
 from migration.transfer.pipelimit import put_back
-from topo import paths
+from topo import fast_journals, paths
 from topo.errors import AlreadyRunning, TestbedError
 from topo.processes import ProcessName
 from topo.waiting import wait_until
 
 MARKER = "P4FERRY_RUN"
+JOURNALS = "journals"
 _KILL_TIMEOUT = 5.0  # seconds until processes that were killed must be gone
 
 
@@ -70,6 +71,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.images.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fast_journals.prepare(self.folder / JOURNALS)
         except OSError as ex:
             raise TestbedError(f"cannot make {ex.filename}: {ex.strerror}") from ex
         os.environ[MARKER] = self.name
@@ -95,7 +97,7 @@ class Run:
             # What the process before us had started besides (a measuring client) has nobody else to end it.
             _end_processes(self.name)
         shutil.rmtree(self.images, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove_folder(self.folder)
 
     def __enter__(self) -> Run:
         return self
@@ -113,7 +115,7 @@ def clean_up(root: Path = paths.RUNS, images: Path = paths.IMAGES) -> list[Left]
         processes = _end_processes(run.name)
         links = tuple(_delete_links(_recorded(run)["links"]))
         shutil.rmtree(images / run.name, ignore_errors=True)
-        shutil.rmtree(run, ignore_errors=True)
+        _remove_folder(run)
         left.append(Left(run.name, processes, links))
     if left:
         put_back()
@@ -148,6 +150,11 @@ def _runs(root: Path) -> list[Path]:
 def _owner(run: Path) -> ProcessName:
     """Return the process that owns a run: the one that it is named by, unless another took it over."""
     return ProcessName.parse(_recorded(run)["owner"])
+
+
+def _remove_folder(run: Path) -> None:
+    fast_journals.remove(run / JOURNALS)
+    shutil.rmtree(run, ignore_errors=True)
 
 
 def _end_processes(run: str) -> int:

@@ -55,7 +55,7 @@ from topo.mover import Measure, TestbedMover
 from topo.network_api import NetworkAPI, Survivors
 from topo.plan import HostPlan, LoadBalancerNetwork, NetworkPlan, SwitchPlan, plan
 from topo.processes import ProcessName
-from topo.runs import Run, clean_up
+from topo.runs import JOURNALS, Run, clean_up
 from topo.state import KEEPER_SOCKET, RunningApp, RunState
 from topo.supervisor import Supervisor
 from topo.waiting import wait_until
@@ -187,7 +187,7 @@ class Testbed:
             self.controller.steering,
             self._runtime,
             images=run.images / "images",
-            journals=run.folder / "journals",
+            journals=run.folder / JOURNALS,
             traces=TraceFolder(self.traces)
             if self.traces
             else TraceFolder(run.folder / "traces", KEPT_TRACES),

@@ -123,6 +123,8 @@ class Carrier:
 
     def frozen(self, pids: Iterable[int]) -> None:
         """The dump is complete."""
+        if self._pages is not None:
+            self._pages.start_finishing()
         if self._lazy is not None:
             self._lazy.frozen(pids)
 

@@ -49,9 +49,10 @@ class Helper:
 
     def wait_for_end(self, timeout: float) -> bool:
         """Wait until it has ended by itself, having done its work; raises CriuFailed if it has not done it."""
-        if not self._custody.wait(self.pid, timeout):
+        status = self._custody.wait_for_exit(self.pid, timeout)
+        if status is None:
             return False
-        if self._custody.exit_status(self.pid) != 0:
+        if status != 0:
             raise self.failure()
         return True
 

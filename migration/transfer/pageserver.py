@@ -6,6 +6,7 @@ tells it to end; when it has, every page is in the folder, and the page maps wit
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ class PageServer:
         parent: str | None = None,
     ) -> None:
         self._link = link
+        self._thread = threading.Thread(target=self._wait, name="page-server", daemon=True)
+        self._has_ended = False
+        self._failed: MigrationError | None = None
         self._helper = Helper(
             criu,
             custody,
@@ -64,10 +68,25 @@ class PageServer:
         """See that nothing of a dump stays in its connection while the block runs."""
         return uncorked(self._link.near)
 
+    def start_finishing(self) -> None:
+        """Begin to wait for what `finish` returns at: asking the keeper takes a millisecond, and others have work."""
+        if self._thread.ident is None:
+            self._thread.start()
+
     def finish(self) -> None:
         """Return when all pages are in the folder."""
-        if not self._helper.wait_for_end(FLUSH_TIMEOUT):
+        self.start_finishing()
+        self._thread.join()
+        if self._failed is not None:
+            raise self._failed
+        if not self._has_ended:
             raise MigrationError("the page server at the destination did not finish")
+
+    def _wait(self) -> None:
+        try:
+            self._has_ended = self._helper.wait_for_end(FLUSH_TIMEOUT)
+        except MigrationError as ex:
+            self._failed = ex
 
     def close(self) -> None:
         """End it, whatever it is doing."""
