@@ -178,7 +178,7 @@ def test_helper_lost_before_the_commit(scene: Stage, word: str, step: str) -> No
     assert program.ask() == before
 
 
-@pytest.mark.parametrize("word", ["lazy-pages", "dump --rpc"])
+@pytest.mark.parametrize("word", ["lazy-pages", "dump --rpc", "transfer.relay"])
 def test_helper_lost_after_the_commit(tmp_path: Path, word: str) -> None:
     """After the switch-over it is the one failure with no way back: said so, and nobody is left hanging."""
     with managed(tmp_path, rate=100_000_000) as scene:
