@@ -4,7 +4,7 @@ SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 PY := .venv/bin/python
 ARGS ?=
 
-.PHONY: help setup run test fault-matrix unit bench lint format doctor clean distclean
+.PHONY: help setup run test fault-matrix unit bench images lint format doctor clean distclean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 20
@@ -26,6 +26,9 @@ unit: setup      ## the fast tests that need no root
 
 bench: setup     ## the benchmarks; results go to the terminal (ARGS="gap throughput …")
 	@$(SUDO) $(PY) -m bench $(ARGS)
+
+images:          ## container images of the demos, from Debian's packages (ARGS="--load docker")
+	@scripts/images $(ARGS)
 
 lint: setup      ## ruff format, ruff, mypy --strict
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy

@@ -25,8 +25,8 @@ def parse(data: bytes, what: str) -> dict[str, Any]:
     return found
 
 
-def render(document: Mapping[str, Any]) -> bytes:
-    """Write a JSON object, the same bytes for the same content."""
+def render(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> bytes:
+    """Write a JSON document, the same bytes for the same content."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 

@@ -42,6 +42,11 @@ class Node:
         return self.data is None and self.link is None
 
 
+def link(path: str, target: str, uid: int = 0, gid: int = 0) -> Node:
+    """Return a symbolic link; its mode is always the same."""
+    return Node(path, 0o777, link=target, uid=uid, gid=gid)
+
+
 class Layer(NamedTuple):
     """What was written."""
 
@@ -79,7 +84,7 @@ def _header(node: Node, epoch: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(node.path)
     info.mode, info.mtime, info.uid, info.gid = node.mode & 0o7777, epoch, node.uid, node.gid
     if node.link is not None:
-        info.type, info.linkname, info.mode = tarfile.SYMTYPE, node.link, 0o777
+        info.type, info.linkname = tarfile.SYMTYPE, node.link
     elif node.is_directory:
         info.type = tarfile.DIRTYPE
     else:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ..errors import ImageInvalid, ImageMissing
+from ..errors import ContainersError, ImageInvalid, ImageMissing
 from . import config as configs
 from . import descriptor as descriptors
 from . import digests, fields, manifest
@@ -222,13 +222,15 @@ class Layout:
         new.path.replace(self.blob(digest))
 
     def prune(self) -> None:
-        """Remove the blobs that no image has."""
-        used = {item.digest.hex for item in self.index().manifests}
+        """Remove the blobs that no image has for this machine; none if an image cannot be read."""
+        used: set[str] = set()
         for item in self.index().manifests:
-            found = self.load(item)
-            used |= {
-                blob.digest.hex for blob in (found.descriptor, found.manifest.config, *found.manifest.layers)
-            }
+            try:
+                found = self.load(item)
+            except ContainersError:
+                return
+            blobs = (item, found.descriptor, found.manifest.config, *found.manifest.layers)
+            used |= {blob.digest.hex for blob in blobs}
         for path in self._blobs.iterdir():
             if path.name not in used:
                 path.unlink()
