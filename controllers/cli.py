@@ -3,6 +3,7 @@
     p4ferry migrate echo h3      p4ferry migrations      p4ferry report m1
     p4ferry migrate echo h3 --no-wait                    p4ferry cancel m1      p4ferry trace m1
     p4ferry nodes | services | apps | connections | switches | events
+    p4ferry checkpoint build | push | pull | import | restore …     (needs no controller; containers/archive)
 
 `migrate` shows the steps until the end; Ctrl-C cancels the migration. Exit status: 0 if it was done, 1 if it was not (a
 migration that was not completed, a refusal), 2 for a wrong command line, 130 after Ctrl-C.
@@ -20,6 +21,8 @@ from typing import Any, NamedTuple
 import httpx
 from rich.console import Console
 
+from containers.archive import commands as checkpoints
+from containers.errors import ContainersError
 from controllers import cli_views
 from controllers.progress import Progress
 from migration.transfer.modes import Mode, Via
@@ -145,6 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
     events.add_argument(
         "--after", type=int, metavar="N", help="begin behind event N; 0: with what is remembered"
     )
+    checkpoints.add(commands)
     return parser
 
 
@@ -152,8 +156,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command."""
     arguments = make_parser().parse_args(argv)
     try:
+        if arguments.command == "checkpoint":
+            return checkpoints.run(arguments)
         return run(arguments, Client(arguments.url), Console())
-    except ClientError as ex:
+    except (ClientError, ContainersError) as ex:
         print(f"p4ferry: {ex}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

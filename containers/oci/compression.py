@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from enum import Enum
+from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import ContainersError, ImageInvalid, Invalid
@@ -96,12 +97,16 @@ def _unzstd(source: BinaryIO, what: str, error: type[Invalid]) -> Iterator[bytes
         raise ContainersError(
             f"{what} is packed with zstd, which is not installed (type: apt-get install zstd)"
         )
-    with subprocess.Popen(
-        [command, "-d", "-q", "-c", _ZSTD_MEMORY],
-        stdin=source,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as child:
+    # Opened again: the command must not move the position of a file that is read through a buffer here.
+    with (
+        Path(f"/proc/self/fd/{source.fileno()}").open("rb") as again,
+        subprocess.Popen(
+            [command, "-d", "-q", "-c", _ZSTD_MEMORY],
+            stdin=again,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as child,
+    ):
         assert child.stdout is not None
         try:
             while piece := child.stdout.read(CHUNK):
