@@ -28,8 +28,8 @@ VERSION = 1
 
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # are links into usr/ on every current Debian
 _DROPPED = re.compile(
-    r"(dev|proc|sys|run|tmp|boot|home|media|mnt|etc/(apt|dpkg|cron\.\w+|systemd|init\.d|logrotate\.d)|var/(cache|log)"
-    r"|var/lib/(apt|dpkg)|usr/share/(man|info|locale|i18n|lintian|bug|doc-base|bash-completion|perl5?|applications"
+    r"(dev|proc|sys|run|tmp|boot|home|media|mnt|etc/(apt|dpkg|cron\.\w+|systemd|init\.d|logrotate\.d"
+    r"|hostname|hosts|resolv\.conf|machine-id|mtab)|var/(cache|log)|var/lib/(apt|dpkg)|usr/share/(man|info|locale|i18n|lintian|bug|doc-base|bash-completion|perl5?|applications"
     r"|pixmaps|python3/debpython|zoneinfo|debconf|adduser|initramfs-tools)|usr/lib/systemd|usr/lib/[^/]*/perl-base"
     r"|usr/bin/(perl|pydoc|pygettext|2to3)[^/]*|usr/lib/[^/]*/gconv|usr/include"
     r"|usr/lib/python3\.\d+/(test|idlelib|lib2to3|pydoc_data|ensurepip|turtledemo|tkinter|config-[^/]*))(/|\Z)"

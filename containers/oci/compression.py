@@ -9,7 +9,7 @@ import hashlib
 import shutil
 import subprocess
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from enum import Enum
 from pathlib import Path
@@ -20,6 +20,7 @@ from . import digests
 from .digests import CHUNK, Digest
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+Pieces = Generator[bytes, None, None]
 _ZSTD_MEMORY = "--memory=256MB"
 
 
@@ -53,7 +54,7 @@ def expand(
     else:
         pieces = digests.chunks(source)
     hashed, length = hashlib.sha256(), 0
-    with closing(pieces):  # type: ignore[type-var]  # generators, all of them
+    with closing(pieces):
         for piece in pieces:
             length += len(piece)
             if length > most:
@@ -64,7 +65,7 @@ def expand(
     return Digest(hashed.hexdigest())
 
 
-def _gunzip(source: BinaryIO, what: str, error: type[Invalid]) -> Iterator[bytes]:
+def _gunzip(source: BinaryIO, what: str, error: type[Invalid]) -> Pieces:
     """Yield what a gzip file holds, member by member, in pieces of bounded size."""
     member = zlib.decompressobj(wbits=31)
     pending = b""
@@ -90,7 +91,7 @@ def _skip_zeros(source: BinaryIO) -> bytes:
     return b""
 
 
-def _unzstd(source: BinaryIO, what: str, error: type[Invalid]) -> Iterator[bytes]:
+def _unzstd(source: BinaryIO, what: str, error: type[Invalid]) -> Pieces:
     """Yield what the command zstd makes of a file."""
     command = shutil.which("zstd")
     if command is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -45,7 +45,7 @@ def of_file(source: BinaryIO) -> tuple[Digest, int]:
     return Digest(hashed.hexdigest()), length
 
 
-def chunks(source: BinaryIO) -> Iterator[bytes]:
+def chunks(source: BinaryIO) -> Generator[bytes, None, None]:
     """Yield the rest of a file in pieces."""
     while chunk := source.read(CHUNK):
         yield chunk

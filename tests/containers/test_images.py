@@ -180,6 +180,8 @@ CLEANED = [
     ("var/cache/apt/pkgcache.bin", None),
     ("etc/apt/sources.list", None),
     ("dev/null", None),
+    ("etc/hostname", None),  # mmdebstrap copies the building machine's
+    ("etc/resolv.conf", None),
 ]
 
 
