@@ -178,7 +178,9 @@ def _check_link(entry: Entry, members: Mapping[str, Entry], rules: Rules) -> Non
         while up < len(parts) and parts[up] == "..":
             up += 1
         if target.startswith("/") or up >= len(entry.parts) or ".." in parts[up:]:
-            raise ArchiveInvalid(f"{rules.what}: {shown(entry.path)} is a link to {shown(target)}, which leads outside")
+            raise ArchiveInvalid(
+                f"{rules.what}: {shown(entry.path)} is a link to {shown(target)}, which leads outside"
+            )
 
 
 class _Window:

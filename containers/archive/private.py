@@ -36,7 +36,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Make a new folder of mode 0700 under another name; it gets its own at the end, if nothing went wrong."""
     if os.path.lexists(path):
         raise ContainersError(f"{path} exists already; it is not overwritten")
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as made:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True
+    ) as made:
         folder = Path(made) / "new"
         folder.mkdir(mode=0o700)
         yield folder

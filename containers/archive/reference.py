@@ -57,6 +57,6 @@ def _loopback(host: str) -> str:
         address = None
     if address is None or not address.is_loopback:
         raise RegistryFailed(
-            f"{host} is not on this machine: a checkpoint holds a program's memory, and plain http goes to loopback only"
+            f"{host} is not on this machine: a checkpoint holds a program's memory, and goes to loopback only"
         )
     return f"[{address}]" if address.version == 6 else str(address)

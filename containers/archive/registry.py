@@ -126,7 +126,9 @@ class Registry:
         path = self._path("manifests", self._reference.tag)
         with self._ask("GET", path, headers={"Accept": descriptors.MANIFEST}) as answer:
             if answer.status_code == 404:
-                raise RegistryFailed(f"{self._reference.url} has no {self._reference.name}:{self._reference.tag}")
+                raise RegistryFailed(
+                    f"{self._reference.url} has no {self._reference.name}:{self._reference.tag}"
+                )
             self._expect(answer, 200)
             data = _bounded(answer, fields.MAX_DOCUMENT)
             said = answer.headers.get("Docker-Content-Digest")

@@ -1,10 +1,10 @@
 """scripts/images: build the demos' images, list them, hand them to engines.
 
-    scripts/images                       build what is not up to date, in .p4ferry/images
-    scripts/images --only redis          one of them (again for several)
-    scripts/images --load docker         … and give them to an engine
-    scripts/images --archive redis.tar --only redis --format docker      … or write one as a tar
-    scripts/images --refresh             look for newer packages
+scripts/images                       build what is not up to date, in .p4ferry/images
+scripts/images --only redis          one of them (again for several)
+scripts/images --load docker         … and give them to an engine
+scripts/images --archive redis.tar --only redis --format docker      … or write one as a tar
+scripts/images --refresh             look for newer packages
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--suite", help="a release by its code name (this machine's)")
     parser.add_argument("--refresh", action="store_true", help="build anew, from the newest packages")
     parser.add_argument(
-        "--load", action="append", choices=[e.value for e in Engine], default=[], help="give them to an engine"
+        "--load",
+        action="append",
+        choices=[e.value for e in Engine],
+        default=[],
+        help="give them to an engine",
     )
     parser.add_argument("--archive", type=Path, metavar="FILE", help="write one image as a tar")
     parser.add_argument("--format", choices=[f.value for f in Format], default=Format.OCI.value)

@@ -1,9 +1,9 @@
 """Recipes to images in an OCI image layout; only what has changed is built.
 
 Every layer has a key: the digest of all that decides what is in it (packages, release, machine; for programs their
-content). An image carries its layers' keys as a label, so the layout itself says what is there already: a layer with the
-wanted key is taken from whichever image has it, and an image with the wanted keys stays as it is. Newer packages of the
-same names are looked for only when asked (`refresh`).
+content). An image carries its layers' keys as a label, so the layout itself says what is there already: a layer with
+the wanted key is taken from whichever image has it, and an image with the wanted keys stays as it is. Newer packages
+of the same names are looked for only when asked (`refresh`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import BinaryIO, Protocol, cast
 from ..errors import ContainersError
 from ..oci import config as configs
 from ..oci import descriptor as descriptors
-from ..oci import digests, fields, layer, layout, manifest
+from ..oci import digests, layer, layout, manifest
 from ..oci.config import Image
 from ..oci.descriptor import Descriptor
 from ..oci.layer import Layer, Node
@@ -92,7 +92,8 @@ class Builder:
         return changed
 
     def _parts(self, recipe: Recipe) -> list[Part]:
-        parts, below = [], ()
+        parts: list[Part] = []
+        below: tuple[str, ...] = ()
         for names in recipe.packages:
             below = (*below, *names)
             parts.append(Part(self._key(package_trees.VERSION, self._source.suite, *below), below))
@@ -170,7 +171,9 @@ class Builder:
 def programs(apps: Path) -> dict[str, Node]:
     """Return apps/ as it is in an image."""
     found = [
-        Node(f"{PROGRAMS}/{path.relative_to(apps)}", 0o755 if path.parent == apps else 0o644, path.read_bytes())
+        Node(
+            f"{PROGRAMS}/{path.relative_to(apps)}", 0o755 if path.parent == apps else 0o644, path.read_bytes()
+        )
         for path in apps.rglob("*.py")
     ]
     return layer.tree(found)
@@ -197,4 +200,3 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-

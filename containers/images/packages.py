@@ -87,20 +87,21 @@ def nodes(source: BinaryIO) -> dict[str, Node]:
             path = info.name.removeprefix("./").strip("/")
             if path in ("", ".") or info.isdev():
                 continue
-            owner = {"uid": info.uid, "gid": info.gid}
             if info.islnk():
                 same = found.get(info.linkname.removeprefix("./"))
                 if same is None:
-                    raise BuildFailed(f"{shown(info.name)} is a hard link to {shown(info.linkname)}, which is missing")
+                    raise BuildFailed(
+                        f"{shown(info.name)} is a hard link to {shown(info.linkname)}, which is missing"
+                    )
                 found[path] = Node(path, same.mode, same.data, same.link, same.uid, same.gid)
             elif info.issym():
-                found[path] = link(path, info.linkname, **owner)
+                found[path] = link(path, info.linkname, info.uid, info.gid)
             elif info.isdir():
-                found[path] = Node(path, info.mode, **owner)
+                found[path] = Node(path, info.mode, uid=info.uid, gid=info.gid)
             else:
                 content = tar.extractfile(info)
                 assert content is not None
-                found[path] = Node(path, info.mode, content.read(), **owner)
+                found[path] = Node(path, info.mode, content.read(), uid=info.uid, gid=info.gid)
     return found
 
 

@@ -14,12 +14,13 @@ PREFIX = "localhost/p4ferry"
 """Names begin with it: an engine looks for `localhost/` nowhere but on this machine."""
 PROGRAMS = "srv/p4ferry/apps"
 """Where apps/ is in an image."""
-BUSYBOX = (
-    "sh ash awk basename cat chmod chown cp cut date dd df dirname du echo egrep env false find free grep "
-    "head hostname id ifconfig ip kill killall ln ls mkdir mktemp more mount mv nc netstat nslookup ping ping6 "
-    "printf ps pwd readlink rm rmdir route sed seq sleep sort stat stty sync tail tar tee telnet test timeout "
-    "top touch tr traceroute true umount uname uniq uptime vi watch wc wget which xargs"
-).split()
+_TOOLS = """
+sh ash awk basename cat chmod chown cp cut date dd df dirname du echo egrep env false find free grep
+head hostname id ifconfig ip kill killall ln ls mkdir mktemp more mount mv nc netstat nslookup ping
+ping6 printf ps pwd readlink rm rmdir route sed seq sleep sort stat stty sync tail tar tee telnet
+test timeout top touch tr traceroute true umount uname uniq uptime vi watch wc wget which xargs
+"""
+BUSYBOX = tuple(_TOOLS.split())
 
 _ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

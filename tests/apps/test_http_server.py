@@ -26,7 +26,10 @@ def test_it_counts_on_one_connection() -> None:
                 assert (told["requests"], told["connections"]) == (number, 1)
             connection.request("GET", "/other")
             answer = connection.getresponse()
-            assert (answer.status, json.loads(answer.read())) == (404, {"error": "there is no /other, only /"})
+            assert (answer.status, json.loads(answer.read())) == (
+                404,
+                {"error": "there is no /other, only /"},
+            )
             process.terminate()
             assert process.wait(10) == 0
         finally:

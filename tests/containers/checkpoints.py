@@ -21,7 +21,9 @@ def members(**replaced: bytes | None) -> list[Member]:
         "checkpoint/": b"",
         "checkpoint/inventory.img": b"\x58\x31\x16\x54",
         "checkpoint/pages-1.img": b"secret memory" * 100,
-        "rootfs-diff.tar": tar([member("etc", mode=0o755), member("etc/new", b"1"), member("etc/l", link="/run/x")]),
+        "rootfs-diff.tar": tar(
+            [member("etc", mode=0o755), member("etc/new", b"1"), member("etc/l", link="/run/x")]
+        ),
         "deleted.files": json.dumps(["/etc/old"]).encode(),
     }
     content |= {name.replace("__", "/").replace("_", "."): data for name, data in replaced.items()}

@@ -56,9 +56,15 @@ def test_zstd(tmp_path: Path) -> None:
     with (tmp_path / "packed").open("rb") as source:
         assert checkpoint.validate(source, "it", tmp_path).compression is Compression.ZSTD
     (tmp_path / "cut").write_bytes(packed[:-20])
-    with (tmp_path / "cut").open("rb") as source, pytest.raises(ArchiveInvalid, match="its zstd stream cannot be"):
+    with (
+        (tmp_path / "cut").open("rb") as source,
+        pytest.raises(ArchiveInvalid, match="its zstd stream cannot be"),
+    ):
         checkpoint.validate(source, "it", tmp_path)
-    with (tmp_path / "packed").open("rb") as source, pytest.raises(ArchiveInvalid, match="expands to more than 100"):
+    with (
+        (tmp_path / "packed").open("rb") as source,
+        pytest.raises(ArchiveInvalid, match="expands to more than 100"),
+    ):
         checkpoint.validate(source, "it", tmp_path, Limits(size=100))
 
 
@@ -69,7 +75,9 @@ def more(*extra: Member) -> list[Member]:
 
 def inner(*extra: Member) -> list[Member]:
     """Put a rootfs-diff.tar of these members into a good archive."""
-    return [item for item in members() if item[0].name != "rootfs-diff.tar"] + [member("rootfs-diff.tar", tar(extra))]
+    return [item for item in members() if item[0].name != "rootfs-diff.tar"] + [
+        member("rootfs-diff.tar", tar(extra))
+    ]
 
 
 DEFECTS: dict[str, tuple[list[Member], str]] = {
@@ -137,8 +145,14 @@ DEFECTS: dict[str, tuple[list[Member], str]] = {
         "it: rootfs-diff.tar: b is a hard link to a, which is no file in it",
     ),
     "inner device": (inner(member("a", kind=tarfile.CHRTYPE)), "it: rootfs-diff.tar: a is a device node"),
-    "inner twice": (inner(member("a", b""), member("a", link="/etc")), "it: rootfs-diff.tar: a is there twice"),
-    "inner is no tar": (members(**{"rootfs-diff_tar": b"x" * 1024}), "it: rootfs-diff.tar is damaged: invalid header"),
+    "inner twice": (
+        inner(member("a", b""), member("a", link="/etc")),
+        "it: rootfs-diff.tar: a is there twice",
+    ),
+    "inner is no tar": (
+        members(**{"rootfs-diff_tar": b"x" * 1024}),
+        "it: rootfs-diff.tar is damaged: invalid header",
+    ),
     "inner is empty": (members(**{"rootfs-diff_tar": b""}), "it: rootfs-diff.tar is damaged: empty file"),
     "a volume": (
         more(member("volumes/v.tar", tar([member("../x", b"")]))),
@@ -209,14 +223,26 @@ def with_size(text: bytes) -> Callable[[bytes], bytes]:
 
 
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "no end mark": (lambda data: data.rstrip(b"\0") + bytes(-len(data.rstrip(b"\0")) % 512), "it is cut off: it has no"),
+    "no end mark": (
+        lambda data: data.rstrip(b"\0") + bytes(-len(data.rstrip(b"\0")) % 512),
+        "it is cut off: it has no",
+    ),
     "half": (lambda data: data[: len(data) // 2 // 512 * 512 + 7], "it is damaged: unexpected end of data"),
-    "a header": (lambda data: data[:1024] + b"\x01" * 512 + data[1536:], "it is damaged: no header at byte 1024"),
+    "a header": (
+        lambda data: data[:1024] + b"\x01" * 512 + data[1536:],
+        "it is damaged: no header at byte 1024",
+    ),
     "empty": (lambda data: b"", "it is damaged: empty file"),
     "text": (lambda data: b"hello" * 1000, "it is damaged: invalid header"),
     "gzip cut off": (lambda data: gzip.compress(data)[:-9], "it is cut off: its gzip stream has no end"),
-    "gzip and more": (lambda data: gzip.compress(data) + b"x" * 20, "it is damaged: its gzip stream cannot be read"),
-    "gzip's checksum": (lambda data: gzip.compress(data)[:-8] + bytes(8), "it is damaged: its gzip stream cannot"),
+    "gzip and more": (
+        lambda data: gzip.compress(data) + b"x" * 20,
+        "it is damaged: its gzip stream cannot be read",
+    ),
+    "gzip's checksum": (
+        lambda data: gzip.compress(data)[:-8] + bytes(8),
+        "it is damaged: its gzip stream cannot",
+    ),
     "a negative size": (with_size(b"\xff" * 11 + b"\x00"), "it: config.dump has a negative size"),
     "an endless size": (with_size(b"\x80" + b"\x7f" * 11), "it holds more than 68719476736 bytes"),
 }
@@ -271,7 +297,9 @@ def test_an_archive_comes_out_as_it_went_in(tmp_path: Path) -> None:
     stored = image.stored(tmp_path / "image")
     assert stored.found.manifest.annotations == {"io.kubernetes.cri-o.annotations.checkpoint.name": "counter"}
     assert len(stored.found.manifest.layers) == 1
-    assert {mode(path) for path in [tmp_path / "image", *(tmp_path / "image").rglob("*")] if path.is_dir()} == {0o700}
+    assert {
+        mode(path) for path in [tmp_path / "image", *(tmp_path / "image").rglob("*")] if path.is_dir()
+    } == {0o700}
     assert {mode(path) for path in (tmp_path / "image").rglob("*") if path.is_file()} == {0o600}
     image.extract(tmp_path / "image", tmp_path / "again.tar.gz")
     assert (tmp_path / "again.tar.gz").read_bytes() == source.read_bytes()
@@ -284,7 +312,10 @@ def test_the_same_archive_gives_the_same_image(tmp_path: Path) -> None:
     source = archive(tmp_path / "a")
     image.build(source, tmp_path / "one")
     image.build(source, tmp_path / "two")
-    assert image.stored(tmp_path / "one").found.descriptor.digest == image.stored(tmp_path / "two").found.descriptor.digest
+    assert (
+        image.stored(tmp_path / "one").found.descriptor.digest
+        == image.stored(tmp_path / "two").found.descriptor.digest
+    )
 
 
 def test_nothing_is_overwritten_and_nothing_left(tmp_path: Path) -> None:
@@ -305,13 +336,16 @@ def test_nothing_is_overwritten_and_nothing_left(tmp_path: Path) -> None:
 
 def test_an_image_from_elsewhere_is_checked_again(tmp_path: Path) -> None:
     """Its layer may hold anything, whatever its digests say."""
+
     def made(name: str, data: bytes, annotation: str | None, layers: int = 1) -> Path:
         layout = Layout.create(tmp_path / name, private=True)
         layer = layout.write(data, descriptor.LAYER_TAR)
         written = Image(ImageConfig(), (digests.of(data),) * layers)
         config_blob = layout.write(config.render(written), descriptor.CONFIG)
         annotations = {names.ANNOTATION: annotation} if annotation else {}
-        found = layout.write(manifest.render(Manifest(config_blob, (layer,) * layers, annotations)), descriptor.MANIFEST)
+        found = layout.write(
+            manifest.render(Manifest(config_blob, (layer,) * layers, annotations)), descriptor.MANIFEST
+        )
         layout.tag("x", found)
         return tmp_path / name
 
@@ -324,7 +358,11 @@ def test_an_image_from_elsewhere_is_checked_again(tmp_path: Path) -> None:
     assert refused(made("bad", tar(more(member("../x", b""))), "counter")) == ': ../x has ".." in its path'
     assert refused(made("plain", tar(members()), None)).startswith(" is no checkpoint: it has no annotation")
     assert refused(made("two", tar(members()), "counter", 2)) == " is no checkpoint: it has 2 layers, not one"
-    (blob,) = (p for p in made("changed", tar(members()), "counter").rglob("*") if p.is_file() and p.stat().st_size > 9000)
+    (blob,) = (
+        p
+        for p in made("changed", tar(members()), "counter").rglob("*")
+        if p.is_file() and p.stat().st_size > 9000
+    )
     blob.write_bytes(bytes(reversed(blob.read_bytes())))
     with pytest.raises(ImageInvalid, match="has another content than its name says"):
         image.extract(tmp_path / "changed", tmp_path / "out")

@@ -40,7 +40,9 @@ def test_what_is_written_is_read_back() -> None:
     """All three documents."""
     assert manifest.parse(manifest.render(MANIFEST)) == MANIFEST
     assert config.parse(config.render(IMAGE)) == IMAGE
-    index = Index((Descriptor(descriptor.MANIFEST, DIGEST, 1, {manifest.REF_NAME: "a"}, Platform("linux", "arm64")),))
+    index = Index(
+        (Descriptor(descriptor.MANIFEST, DIGEST, 1, {manifest.REF_NAME: "a"}, Platform("linux", "arm64")),)
+    )
     assert manifest.parse_index(manifest.render_index(index)) == index
 
 
@@ -66,14 +68,22 @@ def put(document: Any, path: list[Any], value: Any) -> Any:
 def paths(document: Any) -> list[list[Any]]:
     """Return the ways to all values of a document."""
     found: list[list[Any]] = [[]]
-    items = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    items = (
+        document.items()
+        if isinstance(document, dict)
+        else enumerate(document)
+        if isinstance(document, list)
+        else ()
+    )
     for key, value in items:
         found += [[key, *path] for path in paths(value)]
     return found
 
 
 @given(st.sampled_from(READERS), st.data(), JSON)
-def test_any_value_anywhere(reader: tuple[Callable[[bytes], Any], bytes], data: st.DataObject, value: Any) -> None:
+def test_any_value_anywhere(
+    reader: tuple[Callable[[bytes], Any], bytes], data: st.DataObject, value: Any
+) -> None:
     """Whatever stands where, it is read or refused."""
     parse, good = reader
     document = json.loads(good)
@@ -92,12 +102,24 @@ def test_any_bytes(reader: tuple[Callable[[bytes], Any], bytes], data: bytes) ->
 
 
 DEFECTS: list[tuple[list[Any], Any, str]] = [
-    (["config", "digest"], "sha256:../../x", "the config of the manifest has 'sha256:../../x' where a sha256 digest"),
+    (
+        ["config", "digest"],
+        "sha256:../../x",
+        "the config of the manifest has 'sha256:../../x' where a sha256 digest",
+    ),
     (["config", "digest"], "sha512:" + "0" * 128, "where a sha256 digest has to be"),
     (["config", "size"], -1, "the config of the manifest has no size 'size'"),
     (["config", "size"], True, "the config of the manifest has no size 'size'"),
-    (["layers", 0, "size"], 1 << 60, "layer 1 of the manifest has 1152921504606846976 bytes, more than 68719476736"),
-    (["layers", 0, "mediaType"], "text/plain", "layer 1 of the manifest has the media type 'text/plain', which is not"),
+    (
+        ["layers", 0, "size"],
+        1 << 60,
+        "layer 1 of the manifest has 1152921504606846976 bytes, more than 68719476736",
+    ),
+    (
+        ["layers", 0, "mediaType"],
+        "text/plain",
+        "layer 1 of the manifest has the media type 'text/plain', which is not",
+    ),
     (["layers"], [{}] * 129, "the manifest has 129 'layers', more than 128"),
     (["mediaType"], descriptor.INDEX, "which is not a manifest's"),
     (["annotations"], {"a": 1}, "the manifest has a 'annotations' whose values are not all texts"),

@@ -40,7 +40,12 @@ class Distribution:
     def tree(self, names: Sequence[str]) -> dict[str, Node]:
         """Return the packages' files."""
         self.asked.append(tuple(names))
-        return clean([Node("bin/sh", 0o755, b"sh"), *(Node(f"usr/bin/{n}", 0o755, self.version.encode()) for n in names)])
+        return clean(
+            [
+                Node("bin/sh", 0o755, b"sh"),
+                *(Node(f"usr/bin/{n}", 0o755, self.version.encode()) for n in names),
+            ]
+        )
 
 
 class Place:
@@ -243,7 +248,9 @@ def test_an_engine_that_has_the_image_is_left_alone(place: Place) -> None:
     assert not engines.load(place.path, ECHO.reference, Engine.PODMAN, engine(id.removeprefix("sha256:"), 0))
     assert engines.load(place.path, ECHO.reference, Engine.PODMAN, engine(None, 0))
     assert engines.load(place.path, ECHO.reference, Engine.DOCKER, engine("sha256:other", 0))
-    with pytest.raises(EngineFailed, match="docker does not take localhost/p4ferry/tcp-echo:latest: no space left"):
+    with pytest.raises(
+        EngineFailed, match="docker does not take localhost/p4ferry/tcp-echo:latest: no space left"
+    ):
         engines.load(place.path, ECHO.reference, Engine.DOCKER, engine(None, 1))
     assert not [asked for asked in calls if "pull" in asked]
 

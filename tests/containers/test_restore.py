@@ -37,7 +37,8 @@ def test_podman_gets_a_checked_archive_that_is_removed(tmp_path: Path) -> None:
         given = Path(command[4])
         assert command[:4] == ["podman", "container", "restore", "--import"]
         assert stat.S_IMODE(given.stat().st_mode) == 0o600
-        assert "spec.dump" in tarfile.open(given).getnames()
+        with tarfile.open(given) as tar:
+            assert "spec.dump" in tar.getnames()
         return CompletedProcess(command, 0, "0123\n", "")
 
     assert restore.restore(path, ["--pod", "p1"], podman) == "0123"
@@ -50,7 +51,9 @@ def test_podman_says_no(tmp_path: Path) -> None:
     """Its last line is passed on; the archive is removed all the same."""
     path = built(tmp_path)
     with pytest.raises(EngineFailed, match="podman does not restore counter: name is in use"):
-        restore.restore(path, run=lambda command: CompletedProcess(command, 125, "", "warning\nname is in use\n"))
+        restore.restore(
+            path, run=lambda command: CompletedProcess(command, 125, "", "warning\nname is in use\n")
+        )
     assert sorted(item.name for item in tmp_path.iterdir()) == ["archive", "image"]
 
 
@@ -93,7 +96,10 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["build", "/missing", str(tmp_path / "x")], "/missing: no such file or directory"),
         (["build", str(source), "/missing/x"], "No such file or directory"),
         (["build", str(source), str(tmp_path / "image")], "image exists already; it is not overwritten"),
-        (["push", str(tmp_path / "image"), "registry.example/a:b"], "registry.example is not on this machine"),
+        (
+            ["push", str(tmp_path / "image"), "registry.example/a:b"],
+            "registry.example is not on this machine",
+        ),
         (["push", str(tmp_path / "image"), "127.0.0.1:1/a:b"], "no registry answers at http://127.0.0.1:1"),
         (["import", str(tmp_path), str(tmp_path / "x")], "is no OCI image layout"),
     ):
