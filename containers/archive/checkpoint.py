@@ -1,9 +1,10 @@
 """Is this a checkpoint archive, and safe to unpack? Everything is checked before anything is unpacked.
 
-An archive is a tar (packed with gzip or zstd, or not) as `podman container checkpoint --export` writes it; kubelet's is
-the same. Whoever restores it unpacks it as root, and in it tars into the container's root. So, in the archive and in
-each tar in it: no absolute path, no "..", no device node, nothing below a link, nothing twice. In the archive itself
-links stay inside; in the inner tars they are the container's own business, as nothing is written through them.
+An archive is a tar (packed with gzip or zstd, or not) as `podman container checkpoint --export` writes it; kubelet's
+is the same. Whoever restores it unpacks it as root, and in it tars into the container's root. So, in the archive and
+in each tar in it: no absolute path, no "..", no device node (but the usual ones of a container's /dev), nothing below
+a link, nothing twice. In the archive itself links stay inside; in the inner tars they are the container's own
+business, as nothing is written through them.
 
 What the container may do (mounts, privileges) is written in the archive, too, and not judged here: restore only what
 comes from somebody whom you would let start a container.
@@ -64,7 +65,7 @@ def validate(source: BinaryIO, what: str, spool: Path, limits: Limits | None = N
     kind = compression.detect(source)
     with tempfile.TemporaryFile(dir=spool) as plain:
         diff_id = compression.expand(source, plain, limits.size, what, ArchiveInvalid)
-        contents = _Contents(plain, what, limits)
+        contents = _Contents(plain, what, spool, limits)
     source.seek(0)
     return Checkpoint(contents.name, contents.image, kind, diff_id, contents.size)
 
@@ -72,7 +73,7 @@ def validate(source: BinaryIO, what: str, spool: Path, limits: Limits | None = N
 class _Contents:
     """What an expanded archive holds, checked while it is read."""
 
-    def __init__(self, source: BinaryIO, what: str, limits: Limits) -> None:
+    def __init__(self, source: BinaryIO, what: str, spool: Path, limits: Limits) -> None:
         self._source, self._what, self._limits = source, what, limits
         self._documents: dict[str, Any] = {}
         rules = Rules(what, ArchiveInvalid, limits.members, limits.size, fifos=False)
@@ -88,6 +89,8 @@ class _Contents:
                 self._documents[entry.path] = self._document(entry)
             elif entry.path.endswith(".tar") and entry.is_file:
                 self._inner(entry)
+            elif names.TMPFS.match(entry.path) and entry.is_file:
+                self._tmpfs(entry, spool)
         self._check_deleted()
         config = self._object(names.CONFIG)
         self._object(names.SPEC)
@@ -137,13 +140,39 @@ class _Contents:
 
     def _inner(self, entry: Entry) -> None:
         """Check a tar in the archive."""
-        what = f"{self._what}: {shown(entry.path)}"
-        window = _Window(self._source, entry.info.offset_data, entry.info.size)
-        rules = Rules(what, ArchiveInvalid, self._limits.members, self._limits.size)
-        members = _distinct(cast(BinaryIO, window), rules)
-        for item in members.values():
-            if item.info.type == tarfile.LNKTYPE:
-                _check_link(item, members, rules)
+        rules = Rules(self._inside(entry), ArchiveInvalid, self._limits.members, self._limits.size)
+        _check_inner(cast(BinaryIO, self._window(entry)), rules)
+
+    def _tmpfs(self, entry: Entry, spool: Path) -> None:
+        """Check a packed tar of CRIU's; its tar writes sparse files as such."""
+        what, window = self._inside(entry), cast(BinaryIO, self._window(entry))
+        rules = Rules(
+            what,
+            ArchiveInvalid,
+            self._limits.members,
+            self._limits.size,
+            devices=tarcheck.USUAL_DEVICES,
+            sparse=True,
+        )
+        if compression.detect(window) is not Compression.GZIP:
+            raise ArchiveInvalid(f"{what} is not packed with gzip")
+        with tempfile.TemporaryFile(dir=spool) as plain:
+            compression.expand(window, plain, self._limits.size, what, ArchiveInvalid)
+            _check_inner(plain, rules)
+
+    def _inside(self, entry: Entry) -> str:
+        return f"{self._what}: {shown(entry.path)}"
+
+    def _window(self, entry: Entry) -> _Window:
+        return _Window(self._source, entry.info.offset_data, entry.info.size)
+
+
+def _check_inner(source: BinaryIO, rules: Rules) -> None:
+    """Check a tar whose symbolic links are the container's own business."""
+    members = _distinct(source, rules)
+    for item in members.values():
+        if item.info.type == tarfile.LNKTYPE:
+            _check_link(item, members, rules)
 
 
 def _distinct(source: BinaryIO, rules: Rules) -> dict[str, Entry]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 CONFIG = "config.dump"
 """The engine's own description of the container."""
 SPEC = "spec.dump"
@@ -16,6 +18,9 @@ ROOTFS_DIFF = "rootfs-diff.tar"
 """The files that differ from its image's; other archives in the archive are volumes and /dev/shm."""
 DELETED = "deleted.files"
 """A list of the paths that it has deleted from its image."""
+
+TMPFS = re.compile(r"checkpoint/tmpfs-dev-[0-9]+\.tar\.gz\.img\Z")
+"""What was in a tmpfs of the container; CRIU unpacks it with tar. That of /dev has device nodes."""
 
 ANNOTATION = "io.kubernetes.cri-o.annotations.checkpoint.name"
 """Marks an image as a checkpoint; its value is the container's name."""

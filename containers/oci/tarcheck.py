@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple, cast
 
 from ..errors import ImageInvalid, Invalid
 
+USUAL_DEVICES = {
+    "null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9),
+    "tty": (5, 0), "console": (5, 1), "ptmx": (5, 2),
+}  # fmt: skip
+"""What every container has in /dev."""
 MAX_NAME = 255
 MAX_PATH = 4096
 _MAX_HEADER = 1 << 20  # bytes of an extended header: long names and attributes
@@ -35,9 +40,10 @@ class Rules:
     members: int = 500_000
     size: int = 64 << 30
     """Bytes of all files together."""
-    devices: frozenset[str] = frozenset()
-    """Paths at which a device node is allowed."""
+    devices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Paths at which a character device of these numbers is allowed."""
     fifos: bool = True
+    sparse: bool = False
 
 
 class Entry(NamedTuple):
@@ -109,9 +115,9 @@ def _check(info: tarfile.TarInfo, rules: Rules) -> Entry:
         entry = Entry(split(info.name), info)
     except ValueError as ex:
         raise bad(str(ex)) from ex
-    if info.type not in _KNOWN:
+    if info.type not in _KNOWN and not (rules.sparse and info.type == tarfile.GNUTYPE_SPARSE):
         raise bad(f"is of the unknown type {info.type!r}")
-    if info.issparse():
+    if info.issparse() and not rules.sparse:
         raise bad("is a sparse file, which is not supported")
     if info.size < 0:
         raise bad("has a negative size")
@@ -119,7 +125,7 @@ def _check(info: tarfile.TarInfo, rules: Rules) -> Entry:
         raise bad("has an owner or a time that no file can have")
     if not entry.parts and info.type != tarfile.DIRTYPE:
         raise bad("is the root, but no directory")
-    if entry.is_device and entry.path not in rules.devices:
+    if entry.is_device and not _is_usual(entry, rules):
         raise bad("is a device node")
     if info.type == tarfile.FIFOTYPE and not rules.fifos:
         raise bad("is a named pipe")
@@ -133,6 +139,11 @@ def _check(info: tarfile.TarInfo, rules: Rules) -> Entry:
         except ValueError as ex:
             raise bad(f"is a hard link to {shown(info.linkname)}, which {ex}") from ex
     return entry
+
+
+def _is_usual(entry: Entry, rules: Rules) -> bool:
+    numbers = (entry.info.devmajor, entry.info.devminor)
+    return entry.info.type == tarfile.CHRTYPE and rules.devices.get(entry.path) == numbers
 
 
 class _Headers:

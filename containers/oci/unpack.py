@@ -29,9 +29,7 @@ OPAQUE = ".wh..wh..opq"
 _AUFS = ".wh..wh."  # other marks of this kind are AUFS's own, and mean nothing here
 MAX_LAYER = 16 << 30
 """Bytes of a layer when it is expanded."""
-_DEVICES = frozenset(
-    f"dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "console", "ptmx")
-)
+_DEVICES = {f"dev/{name}": numbers for name, numbers in tarcheck.USUAL_DEVICES.items()}
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

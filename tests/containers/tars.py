@@ -30,6 +30,13 @@ def member(
     return info, data or b""
 
 
+def device(name: str, major: int, minor: int) -> Member:
+    """Describe a character device."""
+    info, data = member(name, kind=tarfile.CHRTYPE)
+    info.devmajor, info.devminor = major, minor
+    return info, data
+
+
 def hard(name: str, target: str) -> Member:
     """Describe a hard link."""
     return member(name, link=target, kind=tarfile.LNKTYPE)

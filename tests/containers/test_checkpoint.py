@@ -25,7 +25,7 @@ from containers.oci.layout import Layout
 from containers.oci.manifest import Manifest
 
 from .checkpoints import archive, members
-from .tars import Member, hard, member, tar
+from .tars import Member, device, hard, member, tar
 
 
 def check(data: bytes, tmp_path: Path, limits: Limits | None = None) -> checkpoint.Checkpoint:
@@ -78,6 +78,18 @@ def inner(*extra: Member) -> list[Member]:
     return [item for item in members() if item[0].name != "rootfs-diff.tar"] + [
         member("rootfs-diff.tar", tar(extra))
     ]
+
+
+def tmpfs(*extra: Member) -> list[Member]:
+    """Put a tmpfs of these members into a good archive."""
+    return more(member("checkpoint/tmpfs-dev-42.tar.gz.img", gzip.compress(tar(extra))))
+
+
+def sparse(name: str) -> Member:
+    """Describe a file with a hole, as GNU tar writes it."""
+    info, _ = member(name, bytes(512))
+    info.type = tarfile.GNUTYPE_SPARSE
+    return info, bytes(512)
 
 
 DEFECTS: dict[str, tuple[list[Member], str]] = {
@@ -158,6 +170,19 @@ DEFECTS: dict[str, tuple[list[Member], str]] = {
         more(member("volumes/v.tar", tar([member("../x", b"")]))),
         'it: volumes/v.tar: ../x has ".." in its path',
     ),
+    "tmpfs dots": (
+        tmpfs(member("../x", b"")),
+        'it: checkpoint/tmpfs-dev-42.tar.gz.img: ../x has ".." in its path',
+    ),
+    "tmpfs, a disk": (
+        tmpfs(device("./null", 8, 0)),
+        "it: checkpoint/tmpfs-dev-42.tar.gz.img: ./null is a device node",
+    ),
+    "tmpfs, not packed": (
+        more(member("checkpoint/tmpfs-dev-42.tar.gz.img", tar([]))),
+        "it: checkpoint/tmpfs-dev-42.tar.gz.img is not packed with gzip",
+    ),
+    "sparse": (more(sparse("a")), "it: a is of the unknown type b'S'"),
     "deleted is no list": (members(deleted_files=b"{}"), "it: deleted.files is not a list of paths"),
     "deleted is no text": (members(deleted_files=b"[1]"), "it: deleted.files is not a list of paths"),
     "deleted above": (
@@ -185,6 +210,8 @@ GOOD: dict[str, list[Member]] = {
     "no difference": members(**{"rootfs-diff_tar": None, "deleted_files": None}),
     "the container's own links": inner(member("a", link="../../../x"), member("b", link="/etc")),
     "the container's own pipe": inner(member("a", kind=tarfile.FIFOTYPE)),
+    "/dev of a container": tmpfs(member("."), device("./null", 1, 3), member("./fd", link="/proc/self/fd")),
+    "a hole in a tmpfs": tmpfs(sparse("a")),
     "a root entry": [member("."), *members()],
 }
 

@@ -14,7 +14,7 @@ from containers.errors import ContainersError, ImageInvalid, ImageMissing, Unpac
 from containers.oci.config import ImageConfig
 from containers.oci.unpack import unpack
 
-from .tars import Member, hard, image, member
+from .tars import Member, device, hard, image, member
 
 REFERENCE = "localhost/test:latest"
 
@@ -79,7 +79,7 @@ LAYERS: dict[str, tuple[list[list[Member]], dict[str, str]]] = {
         {"a": "-> ../../../..", "outside": "1"},
     ),
     "device nodes below /dev are left out": (
-        [[member("dev"), member("dev/null", kind=tarfile.CHRTYPE)]],
+        [[member("dev"), device("dev/null", 1, 3)]],
         {"dev": "/"},
     ),
 }  # fmt: skip
@@ -107,6 +107,7 @@ BAD: dict[str, tuple[list[Member], str]] = {
     ),
     "device": ([member("a", kind=tarfile.BLKTYPE)], "a is a device node"),
     "device that is not one of the usual": ([member("dev/sda", kind=tarfile.BLKTYPE)], "dev/sda is a device node"),
+    "device of another number": ([device("dev/null", 8, 0)], "dev/null is a device node"),
     "through a file": ([member("a", b""), member("a/b", b"")], "a/b leads through something that is no folder"),
     "circle": ([member("a", link="b"), member("b", link="a"), member("a/c", b"")], "a/c leads through too many links"),
     "no name": ([member(".wh.", b"")], ".wh. is a whiteout of no file"),
