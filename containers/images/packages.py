@@ -65,10 +65,17 @@ class Packages:
             )
             # fmt: on
             if done.returncode != 0:
-                last = (done.stderr.strip().splitlines() or ["it ended without saying why"])[-1]
-                raise BuildFailed(f"mmdebstrap cannot get {', '.join(names)} from {self.suite}: {last}")
+                raise BuildFailed(
+                    f"mmdebstrap cannot get {', '.join(names)} from {self.suite}: {_reason(done.stderr)}"
+                )
             with target.open("rb") as source:
                 return clean(nodes(source).values())
+
+
+def _reason(log: str) -> str:
+    """Return apt's first error; what mmdebstrap says at the end is only that there was one."""
+    lines = log.strip().splitlines() or ["it ended without saying why"]
+    return next((line for line in lines if line.startswith("E: ")), lines[-1]).removeprefix("E: ").strip()
 
 
 def current_suite() -> str:
