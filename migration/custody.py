@@ -13,13 +13,20 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import KeeperLost, LaunchFailed
 from .keeper import MAX_MESSAGE
 
 PROJECT = Path(__file__).resolve().parent.parent
 ADOPT_TIMEOUT = 10.0
+
+
+class HasDescriptor(Protocol):
+    """A socket or an open file."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
 
 
 class Custody:
@@ -92,7 +99,31 @@ class Custody:
         request = {"op": "join", "host": host, "group": group, "argv": list(argv), "env": dict(env)}
         return int(self._ask({**request, "cwd": str(cwd), "log": str(log)})["inner"])
 
-    def start_criu(self, host: int, argv: Sequence[str], *files: socket.socket) -> int:
+    def run_tool(
+        self, host: int, argv: Sequence[str], env: Mapping[str, str], log: Path, timeout: float
+    ) -> int | None:
+        """Run a command in the namespaces of a host's process to its end; return its exit status, None if killed late.
+
+        Its output is appended to `log`; what it leaves running becomes the keeper's child.
+        """
+        request = {"op": "tool", "host": host, "argv": list(argv), "env": dict(env)}
+        pid = int(self._ask({**request, "cwd": "/", "log": str(log)})["pid"])
+        if self.wait(pid, timeout):
+            return self.exit_status(pid)
+        self.kill(pid, signal.SIGKILL)
+        self.wait(pid, timeout)
+        return None
+
+    def mount(self, host: int, source: str, target: Path, kind: str, data: str) -> None:
+        """Mount a file system in a host; it is there when this returns."""
+        request = {"op": "mount", "host": host, "source": source, "target": str(target)}
+        self._ask({**request, "kind": kind, "data": data})
+
+    def unmount(self, host: int, target: Path) -> None:
+        """Take a mount of a host away."""
+        self._ask({"op": "unmount", "host": host, "target": str(target)})
+
+    def start_criu(self, host: int, argv: Sequence[str], *files: HasDescriptor) -> int:
         """Start a CRIU process in the namespaces of a host's process; `files` are its descriptors from 3 on."""
         request = {"op": "criu", "host": host, "argv": list(argv)}
         return int(self._ask(request, [file.fileno() for file in files])["pid"])

@@ -8,6 +8,9 @@ controller starts one keeper per runtime and asks it over a socket, in JSON, one
     {"op": "group", "host": PID, "name": "pod1"}: the init of a group of programs      →  {"pid": N}
     {"op": "join", "host": PID, "group": N, …}: a program, as a child of that init     →  {"inner": N}
     {"op": "criu", "host": PID, "argv": […]} with descriptors as ancillary data        →  {"pid": N}
+    {"op": "tool", "host": PID, "argv": […], …}: a command that ends by itself         →  {"pid": N}
+    {"op": "mount", "host": PID, "source": …, "target": …, "kind": …, "data": …}       →  {}
+    {"op": "unmount", "host": PID, "target": "/path"}                                  →  {}
     {"op": "hold", "name": "h1"}: a process that holds new namespaces for a host       →  {"pid": N}
     {"op": "kill", "pid": N, "signal": S}                                              →  {}
     {"op": "status", "pid": N}                          →  {"running": true} or {"running": false, "status": S}
@@ -17,7 +20,8 @@ controller starts one keeper per runtime and asks it over a socket, in JSON, one
 Anything else that goes wrong is {"error": "…"}. When the controller's end of the socket closes, a keeper with
 a listening socket lives on with all that it owns, and takes the next controller that connects; without one it
 kills all and ends. When the keeper itself is killed, PDEATHSIG takes the programs with it.
-CRIU workers restore with rst_sibling, so restored programs are children of the keeper, too.
+CRIU workers restore with rst_sibling, so restored programs are children of the keeper, too. So are the containers that
+a tool, runc, has started: the keeper is a subreaper, and inherits what a child that ends leaves behind.
 
 Run as `python -m migration.keeper FD` or `… --listen FD`. It knows nothing of migrations.
 """
@@ -117,6 +121,14 @@ class Keeper:
                 return {"inner": self.join(request)}
             case "criu":
                 return {"pid": self.start_criu(request, fds)}
+            case "tool":
+                return {"pid": self.fork("tool", lambda: become_app(request))}
+            case "mount":
+                self.fork("tool", lambda: become_mounter(request))
+                return {}
+            case "unmount":
+                self.fork("tool", lambda: become_unmounter(request))
+                return {}
             case "hold":
                 return {"pid": self.fork("holder", lambda: become_holder(str(request["name"])))}
             case "kill":
@@ -328,6 +340,20 @@ def become_criu(request: dict[str, Any], fds: list[int]) -> None:
         os.dup2(800 + number, FIRST_CRIU_FD + number)
     os.closerange(FIRST_CRIU_FD + len(fds), 900)
     execute(request["argv"], dict(os.environ))
+
+
+def become_mounter(request: dict[str, Any]) -> None:
+    """Mount a file system in a host, and end."""
+    ns.enter_host(int(request["host"]))
+    ns.mount(request["source"], request["target"], request["kind"], request["data"])
+    os._exit(0)
+
+
+def become_unmounter(request: dict[str, Any]) -> None:
+    """Take a mount of a host away, and end."""
+    ns.enter_host(int(request["host"]))
+    ns.unmount(request["target"])
+    os._exit(0)
 
 
 def become_holder(name: str) -> None:

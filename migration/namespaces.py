@@ -23,6 +23,7 @@ PR_SET_CHILD_SUBREAPER = 36
 # <linux/mount.h>
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
 # A nice value for work that somebody waits for.
 URGENT = -20
 
@@ -56,6 +57,16 @@ def make_mounts_private() -> None:
     """Let a new mount namespace keep its mounts to itself, and see its own network in /sys."""
     _check(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mount /")
     _check(_libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None), "mount /sys")
+
+
+def mount(source: str, target: str, kind: str, data: str) -> None:
+    """Mount a file system in the calling process's mount namespace."""
+    _check(_libc.mount(source.encode(), target.encode(), kind.encode(), 0, data.encode()), f"mount {target}")
+
+
+def unmount(target: str) -> None:
+    """Take a mount away, and what it is made of once nobody uses it any more."""
+    _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
 
 
 def enter(path: Path, kind: int) -> None:
