@@ -9,6 +9,7 @@ the source's is taken away, or, if the program goes back, the destination's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -23,6 +24,8 @@ from . import tree
 from .errors import MigrationError
 from .model import App, Host, Volume
 
+# Of an overlay's bookkeeping, what belongs to the content. (The rest names inodes.)
+_OVERLAY, _OPAQUE = "trusted.overlay.", "trusted.overlay.opaque"
 # A file that was written this shortly before it was looked at may change again without a new time stamp.
 RACY_NS = 100_000_000
 
@@ -199,8 +202,25 @@ class Mirror:
         os.chown(there, status.st_uid, status.st_gid, follow_symlinks=False)
         if not stat.S_ISLNK(mode):
             there.chmod(stat.S_IMODE(mode))
+            _copy_attributes(here, there)
         os.utime(there, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
         return size
+
+
+def _copy_attributes(here: Path, there: Path) -> None:
+    """Copy extended attributes (file capabilities, what an overlay hides) as far as the file systems have them."""
+    try:
+        names = os.listxattr(here, follow_symlinks=False)
+    except OSError as ex:
+        if ex.errno != errno.ENOTSUP:
+            raise
+        return
+    for name in names:
+        if not name.startswith(_OVERLAY) or name == _OPAQUE:
+            with contextlib.suppress(OSError):
+                os.setxattr(
+                    there, name, os.getxattr(here, name, follow_symlinks=False), follow_symlinks=False
+                )
 
 
 def _remove(path: Path) -> None:
