@@ -32,11 +32,12 @@ from pathlib import Path
 from typing import Any
 
 from . import tree
-from .custody import PROJECT, Custody
+from .custody import PROJECT, Custody, HasDescriptor
 from .deadline import Deadline, Timeouts
 from .errors import CriuFailed, CriuMissing, StepTimeout
 
 DRAIN_TIMEOUT = 5.0
+SETTLE_TIME = 0.05  # in which a worker mounts something where it has just made a folder
 PRIVATE = PROJECT / ".p4ferry"
 READABLE, HUNG_UP, SILENT = "readable", "hung up", "silent"
 DUMP_LOG = "dump.log"
@@ -114,7 +115,7 @@ class Worker:
         host: int,
         action: str,
         log: Path,
-        *files: socket.socket,
+        *files: HasDescriptor,
         deadline: Deadline | None = None,
     ) -> None:
         """Start the worker; `files` are its descriptors from 4 on."""
@@ -287,6 +288,27 @@ def error_lines(log: Path) -> list[str]:
         if found and "Can't setup RLIMIT_NOFILE" not in rest:
             lines.append(rest.partition("): ")[2] or rest)
     return lines
+
+
+def remove_mount_roots(since: float, folder: Path = Path("/tmp")) -> None:
+    """Remove the empty folders below which CRIU builds mount trees, left by a worker that was killed since some time.
+
+    Another worker's is soon a mount in its namespace, so what stays without one is nobody's.
+    """
+    for path in folder.glob(".criu.mntns.*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_ctime >= since and not _is_mounted_anywhere(str(path)):
+                time.sleep(SETTLE_TIME)
+                if not _is_mounted_anywhere(str(path)):
+                    path.rmdir()
+
+
+def _is_mounted_anywhere(path: str) -> bool:
+    for process in tree.PROC.iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            if process.name.isdigit() and path in (process / "mountinfo").read_text():
+                return True
+    return False
 
 
 def is_at_gate(pid: int) -> bool:

@@ -32,6 +32,7 @@ class Member(App):
         self.log = log
         self.more_logs = []
         self.volumes = []
+        self.container = None
 
     @property
     def host(self) -> Host:  # type: ignore[override]
@@ -57,6 +58,7 @@ class Party(App):
         self.members = list(members)
         self.name = ",".join(app.name for app in members)
         self.log = members[0].log
+        self.container = members[0].container
         self.volumes = [volume for app in members for volume in app.volumes]
         self.more_logs = sorted(frozenset[Path]().union(*(app.logs for app in members)) - {self.log})
 

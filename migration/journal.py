@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .groups import Party
-from .model import App, Host, Volume
+from .model import App, Container, Host, Volume
 from .steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener
 
 WAY_BACK = "-back"  # ends the name of a migration that takes a program home
@@ -82,7 +82,13 @@ def app_from_json(data: Mapping[str, Any]) -> App:
         return Party([app_from_json(member) for member in data["members"]])
     more = [Path(log) for log in data["more_logs"]]
     volumes = [Volume(Path(one["directory"]), Path(one["store"])) for one in data["volumes"]]
-    return App(data["name"], host_from_json(data["host"]), data["pid"], Path(data["log"]), more, volumes)
+    container = _container_from_json(data["container"]) if data.get("container") else None
+    host = host_from_json(data["host"])
+    return App(data["name"], host, data["pid"], Path(data["log"]), more, volumes, container)
+
+
+def _container_from_json(data: Mapping[str, Any]) -> Container:
+    return Container(Path(data["store"]), Path(data["image"]), data["cgroup"])
 
 
 def host_to_json(host: Host) -> dict[str, Any]:

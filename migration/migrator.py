@@ -87,7 +87,8 @@ class Migrator:
     ) -> Report:
         """Carry a program to `destination`; never raises for a migration that fails, the report tells."""
         identity = identity or uuid.uuid4().hex[:12]
-        report = Report(identity, app.name, app.host.name, destination.name, self.runtime.name)
+        kind = "runc" if app.container is not None else self.runtime.name
+        report = Report(identity, app.name, app.host.name, destination.name, kind)
         if self.traces is not None:
             self.traces.begin(identity)
         try:

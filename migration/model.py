@@ -29,6 +29,18 @@ class Volume:
     store: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What makes a program a container that runc has started; containers.py says where its parts are on each host."""
+
+    store: Path
+    """The folder below which every host has its containers' bundles and writable layers, and runc its state."""
+    image: Path
+    """The root file system under the writable layer, which all containers of an image share and none changes."""
+    cgroup: str
+    """Its control group, which stays its own on every host."""
+
+
 @dataclass(slots=True)
 class App:
     """A program that was started so that it can be moved; `host` and `pid` follow it on its way.
@@ -43,7 +55,8 @@ class App:
     more_logs: list[Path] = field(default_factory=list)
     """A group's members write their own."""
     volumes: list[Volume] = field(default_factory=list)
-    """Working files that move with it."""
+    """Working files that move with it; of a container, `directory` is the path inside."""
+    container: Container | None = None
 
     @property
     def logs(self) -> frozenset[Path]:

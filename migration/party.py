@@ -99,6 +99,10 @@ class PartyRuntime:
         """Restore one member at its source."""
         return self._runtime.revive(app, host, images, note)
 
+    def tidy(self, app: App, other: Host) -> None:
+        """Remove what is left of one member on the other host."""
+        self._runtime.tidy(app, other)
+
 
 class PartyPassage:
     """See runtime.Passage."""

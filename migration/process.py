@@ -7,16 +7,15 @@ import glob
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import refusals, tree
+from . import baggage, refusals, tree
 from .criu import DUMP_LOG, RESTORE_LOG, Criu, Gate, Worker, is_at_gate
-from .custody import Custody
+from .custody import Custody, HasDescriptor
 from .deadline import Deadline
 from .diag import Diag
 from .errors import CriuFailed, CriuMissing, LaunchFailed, MemoryLost, MigrationError, Refused
@@ -34,7 +33,7 @@ from .transfer import home, lazy, pipelimit
 from .transfer.carrier import Carrier
 from .transfer.modes import SMALL, STOP_SHARED, Choice, Kernel, Mode, Wish, choose, probe
 from .turns import turn_of
-from .volumes import VolumeCopy, create, detach, in_use
+from .volumes import create, detach
 from .workspace import fill
 
 GATE_TIMEOUT = 5.0
@@ -142,12 +141,11 @@ class ProcessRuntime:
         return Member(name, group, inner, log)
 
     def terminate(self, app: App, timeout: float = 3.0) -> int | None:
-        """Ask a program to end, make it end if it does not; return its exit status if known. Its volumes go, too."""
+        """Ask a program to end, make it end if it does not; return its exit status if known. Its files go, too."""
         try:
             return self._terminate(app, timeout)
         finally:
-            for volume in app.volumes:
-                detach(volume, app.host)
+            baggage.throw_away(app, self.custody)
 
     def _terminate(self, app: App, timeout: float) -> int | None:
         """Ask a program to end, make it end if it does not; return its exit status if known."""
@@ -181,11 +179,7 @@ class ProcessRuntime:
             raise Refused(str(ex)) from ex
         if (reason := refusals.find(app, destination)) is not None:
             raise Refused(f"{app.name} cannot be moved: {reason}")
-        for volume in app.volumes:
-            if in_use(volume, destination):
-                raise Refused(
-                    f"{app.name} cannot be moved: the volume {volume.directory} is in use on {destination.name}"
-                )
+        baggage.check(app, destination)
         check_unix(app, surroundings)
 
     def image_estimate(self, app: App) -> int:
@@ -247,7 +241,11 @@ class ProcessRuntime:
     def revive(self, app: App, host: Host, images: Path, note: Note) -> int:
         """Restore a program that a crash has ended from what its migration left; see recovery.py."""
         home.gather(images.parent)
-        return revive(self.criu, self.custody, host, app.logs, images, images.parent, note)
+        return revive(self.criu, self.custody, app, host, images, images.parent, note)
+
+    def tidy(self, app: App, other: Host) -> None:
+        """Remove what a migration whose controller was killed has left on the host that a program is not on."""
+        baggage.tidy(app, other, self.custody)
 
     def close(self) -> None:
         """End every program."""
@@ -279,8 +277,9 @@ class ProcessPassage:
         """Start the workers; without `in_turn` the caller sees to it that no other dump comes in between."""
         self._deadline = deadline
         self._criu, self._custody = criu, custody
-        self._pid, self._logs, self._source = app.pid, app.logs, app.host
+        self._app, self._pid, self._source = app, app.pid, app.host
         self._destination = destination
+        self._baggage = baggage.baggage_of(app, destination, custody)
         self._lock = "NFTABLES" if lock else "SKIP"
         self._folder = folder
         self.images, self.moved = folder / "images", folder / "moved"
@@ -294,7 +293,6 @@ class ProcessPassage:
         self._turn = contextlib.ExitStack()
         self._workers: list[Worker] = []
         self._carrier: Carrier | None = None
-        self._volumes = VolumeCopy(app, destination)
         self._has_run = False
         try:
             self._get_ready(choice, in_turn)
@@ -304,7 +302,7 @@ class ProcessPassage:
             self.close()
             raise
 
-    def _start(self, host: Host, action: str, log: Path, *files: socket.socket) -> Worker:
+    def _start(self, host: Host, action: str, log: Path, *files: HasDescriptor) -> Worker:
         worker = Worker(self._criu, self._custody, host.pid, action, log, *files, deadline=self._deadline)
         self._workers.append(worker)
         return worker
@@ -312,18 +310,33 @@ class ProcessPassage:
     def _get_ready(self, choice: Choice, in_turn: bool) -> None:
         """Let all workers do what needs no frozen program: mostly probing the kernel, some 30 ms."""
         source, destination = self._source, self._destination
-        self._volumes.first_pass()
+        self._baggage.first_pass()
         self._restorer = self._start(
-            destination, f"restore it on {destination.name}", self.moved / RESTORE_LOG
+            destination,
+            f"restore it on {destination.name}",
+            self.moved / RESTORE_LOG,
+            *self._baggage.restorer_files,
         )
+        self._baggage.receive(self._restorer)
         self._carrier = carrier = Carrier(
             self._criu, self._custody, self._pid, source, destination, self._folder, choice
         )
-        self._restorer.request("RESTORE", self.moved, lock=self._lock, adjust=carrier.adjust_restore)
+        self._restorer.request(
+            "RESTORE",
+            self.moved,
+            lock=self._lock,
+            adjust=lambda o: _both(o, carrier.adjust_restore, self._baggage.adjust_restore),
+        )
         self._dumper = self._start(
             source, f"checkpoint it on {source.name}", self.images / DUMP_LOG, *carrier.dumper_files
         )
-        self._dumper.request("DUMP", self.images, pid=self._pid, lock=self._lock, adjust=carrier.adjust_dump)
+        self._dumper.request(
+            "DUMP",
+            self.images,
+            pid=self._pid,
+            lock=self._lock,
+            adjust=lambda o: _both(o, carrier.adjust_dump, self._baggage.adjust_dump),
+        )
         self._dumper.wait_for("pre-dump")
         carrier.wait_until_ready()
         self._gate.wait_for(self._restorer.pid, GATE_TIMEOUT)
@@ -384,7 +397,7 @@ class ProcessPassage:
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Bring the image to the destination, and what has changed of the working files."""
-        return self.carrier.carry(changed) + self._volumes.final_pass()
+        return self.carrier.carry(changed) + self._baggage.final_pass()
 
     @property
     def has_locks(self) -> bool:
@@ -544,7 +557,9 @@ class ProcessPassage:
         if not self._custody.wait_for_death(self._pid, 5):  # it has ports that are needed again
             raise MigrationError(f"process {self._pid} was killed but did not end")
         self.carrier.bring_back()
-        return revive(self._criu, self._custody, self._source, self._logs, self.images, self._folder, note)
+        pid = revive(self._criu, self._custody, self._app, self._source, self.images, self._folder, note)
+        self._has_run = False  # what counts is here
+        return pid
 
     def close(self) -> None:
         """Hang up on the workers, and take away the firewall tables that a locked dump leaves."""
@@ -560,7 +575,7 @@ class ProcessPassage:
             self._custody.wait(self._pid, 5)
         for worker in self._workers:
             worker.close()
-        self._volumes.close(has_moved=self._has_run)
+        self._baggage.close(self._copy if self._has_run else 0)
         if self._lock == "NFTABLES":
             for host in (self._source, self._destination):
                 in_netns(host.pid, remove_criu_tables)
@@ -569,8 +584,8 @@ class ProcessPassage:
 def revive(
     criu: Criu,
     custody: Custody,
+    app: App,
     host: Host,
-    logs: frozenset[Path],
     images: Path,
     parent: Path,
     note: Note,
@@ -583,30 +598,38 @@ def revive(
     if (parents := images / "parent").is_symlink():  # of the pages of pre-copy's rounds
         (folder / "parent").symlink_to(parents.readlink())
     files = (images / FILES_IMAGE).read_bytes()
-    remove_ghosts(files, criu.fdinfo)
-    rewritten = rewrite_files(files, stay, criu.fdinfo, logs)
+    remove_ghosts(files, criu.fdinfo, baggage.root_of(app, host))
+    rewritten = rewrite_files(files, stay, criu.fdinfo, app.logs)
     streams = inner_streams(images, rewritten.before, host.address, criu.tcp_stream)
     fill(images, folder, {FILES_IMAGE: rewritten.image, **streams})
     os.link(images / INVENTORY_IMAGE, folder / INVENTORY_IMAGE)
-    worker = Worker(criu, custody, host.pid, f"restore it on {host.name}", folder / RESTORE_LOG)
-    try:
-        worker.request("RESTORE", folder)
-        pid = worker.wait_for("post-restore")
-        custody.announced.add(pid)
-        note(pid)
-        worker.answer(True)
-        worker.finish()
-    finally:
-        worker.close()
+    action = f"restore it on {host.name}"
+    with baggage.reviving(app, host, files, criu.fdinfo) as (descriptors, adjust):
+        worker = Worker(criu, custody, host.pid, action, folder / RESTORE_LOG, *descriptors)
+        try:
+            worker.request("RESTORE", folder, adjust=adjust)
+            pid = worker.wait_for("post-restore")
+            custody.announced.add(pid)
+            note(pid)
+            worker.answer(True)
+            worker.finish()
+        finally:
+            worker.close()
+    baggage.revived(app, host, pid)
     return pid
 
 
-def remove_ghosts(files: bytes, fdinfo: Any) -> None:
+def _both(options: Any, *adjust: Callable[[Any], None]) -> None:
+    for one in adjust:
+        one(options)
+
+
+def remove_ghosts(files: bytes, fdinfo: Any, root: Path = Path("/")) -> None:
     """Remove the files that CRIU makes for deleted ones while it restores, and leaves when it is killed."""
     for message in split(files)[1]:
         entry = fdinfo.file_entry.FromString(message)
         if entry.HasField("reg"):
-            path = Path(entry.reg.name)
+            path = root / entry.reg.name.lstrip("/")
             with contextlib.suppress(OSError, ValueError):
                 for ghost in path.parent.glob(f"{glob.escape(path.name)}.cr.*.ghost"):
                     ghost.unlink()

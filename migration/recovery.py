@@ -48,6 +48,9 @@ class Programs(Protocol):
     def revive(self, app: App, host: Host, images: Path, note: Note) -> int:
         """Restore a program at its source from the images that a crashed migration left; return its PID."""
 
+    def tidy(self, app: App, other: Host) -> None:
+        """Remove what a migration whose controller was killed has left on the host that a program is not on."""
+
 
 class Verdict(str, Enum):
     """What became of a migration that was found unfinished."""
@@ -131,6 +134,10 @@ def recover(
         is_on_its_way_back = path.with_stem(f"{path.stem}{WAY_BACK}") in paths
         if unfinished is not None and not is_on_its_way_back:  # else the other journal tells where it is
             recovered.append(settle(unfinished, steering, programs, path))
+            app = recovered[-1].app
+            at_home = app.host.name == unfinished.app.host.name
+            for member in members(app):
+                programs.tidy(member, unfinished.destination if at_home else unfinished.app.host)
             settled(recovered[-1].app)
         if unfinished is not None:
             shutil.rmtree(unfinished.folder, ignore_errors=True)

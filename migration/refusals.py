@@ -48,13 +48,18 @@ def offences(app: App, destination: Host) -> Iterator[str]:
     pids = tree.processes(app.pid)
     seen: set[str] = set()
     unread = _unread_netlink(app.pid)
+    inside = tree.mounts(app.pid) if app.container is not None else None
+    if inside is not None:
+        yield from _guests(app.pid, pids)
     for pid in pids:
         try:
             yield from _process(pid, app.pid)
             for file in tree.open_files([pid]):
                 with contextlib.suppress(FileNotFoundError):  # closed meanwhile
                     yield from _descriptor(file, unread)
-                    if (
+                    if inside is not None:
+                        yield from _outside(file, inside, app.log)
+                    elif (
                         _is_file(file.target)
                         and file.target not in seen
                         and not covers(app.volumes, file.target)
@@ -65,7 +70,7 @@ def offences(app: App, destination: Host) -> Iterator[str]:
                 if path not in seen and not covers(app.volumes, path):
                     seen.add(path)
                     with contextlib.suppress(FileNotFoundError):  # unmapped meanwhile
-                        yield from _mapping(path, link, pid, destination)
+                        yield from _mapping(path, link, pid, None if inside is not None else destination)
         except OSError:
             if tree.is_running(pid):
                 raise
@@ -115,13 +120,38 @@ def _device(target: str, mode: os.stat_result) -> Iterator[str]:
         yield f"the device {target}"
 
 
-def _mapping(path: str, link: str, pid: int, destination: Host) -> Iterator[str]:
-    """Look at one mapped file."""
+def _guests(root: int, pids: list[int]) -> Iterator[str]:
+    """List who was put into a container from outside (`runc exec`): CRIU carries the first one and its descendants."""
+    space = _link(f"/proc/{root}/ns/pid")
+    for folder in PROC.iterdir():
+        if folder.name.isdigit() and int(folder.name) not in pids:
+            with contextlib.suppress(OSError):
+                if _link(f"{folder}/ns/pid") == space and tree.is_running(int(folder.name)):
+                    command = tree.read_or_empty(folder / "comm").strip()
+                    if int(folder.name) not in tree.processes(root):  # it may have been started meanwhile
+                        yield f"process {folder.name} ({command}) was started in it from outside"
+
+
+def _outside(file: OpenFile, inside: set[int], log: Path) -> Iterator[str]:
+    """Look at a descriptor of a container: what it has open is on a mount of its own, except its log."""
+    if not file.target.startswith("/") or file.target.startswith("/memfd:"):
+        return
+    mount = tree.fdinfo(file, "mnt_id")
+    if mount and int(mount) not in inside:
+        path = Path(f"/proc/{file.pid}/fd/{file.fd}")
+        if not os.path.samestat(path.stat(), log.stat()):
+            yield (
+                f"process {file.pid} has {file.target} open (descriptor {file.fd}), which is not in the container"
+            )
+
+
+def _mapping(path: str, link: str, pid: int, destination: Host | None) -> Iterator[str]:
+    """Look at one mapped file; without `destination` it is a container's, and goes along."""
     if _SHARED_MEMORY.match(path):
         yield f"process {pid} has System V shared memory"
     elif path.startswith("/dev/") and not path.startswith("/dev/shm/"):
         yield from (f"process {pid} maps {what}" for what in _device(path, Path(link).stat()))
-    elif _is_file(path):
+    elif destination is not None and _is_file(path):
         yield from _place(path, link, pid, destination)
 
 
@@ -188,10 +218,7 @@ def _protocol(path: str) -> str:
 
 
 def _flags(file: OpenFile) -> int:
-    for line in tree.read_or_empty(PROC / f"{file.pid}/fdinfo/{file.fd}").splitlines():
-        if line.startswith("flags:"):
-            return int(line.split()[1], 8)
-    return 0
+    return int(tree.fdinfo(file, "flags") or "0", 8)
 
 
 def _unread_netlink(pid: int) -> set[int]:

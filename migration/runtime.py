@@ -135,3 +135,6 @@ class Runtime(Protocol):
 
     def revive(self, app: App, host: Host, images: Path, note: Note) -> int:
         """Restore a program at its source from the images that a crashed migration left; return its PID."""
+
+    def tidy(self, app: App, other: Host) -> None:
+        """Remove what a migration whose controller was killed has left on the host that a program is not on."""

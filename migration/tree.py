@@ -109,6 +109,20 @@ def open_files(pids: Iterable[int]) -> list[OpenFile]:
     return found
 
 
+def fdinfo(file: OpenFile, key: str) -> str:
+    """Return what the kernel says of an open file under a key, "" for one that is closed."""
+    for line in read_or_empty(PROC / f"{file.pid}/fdinfo/{file.fd}").splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return value.strip()
+    return ""
+
+
+def mounts(pid: int) -> set[int]:
+    """Return the ids of the mounts that a process sees."""
+    return {int(line.split()[0]) for line in (PROC / str(pid) / "mountinfo").read_text().splitlines()}
+
+
 def socket_inodes(files: Iterable[OpenFile]) -> set[int]:
     """Return the inodes of the sockets among open files."""
     return {int(match[1]) for file in files if (match := _SOCKET.fullmatch(file.target))}

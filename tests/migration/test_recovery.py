@@ -71,6 +71,9 @@ class Programs:
     def wake(self, app: App) -> None:
         self.done.append(f"wake {app.pid}")
 
+    def tidy(self, app: App, other: Host) -> None:
+        assert other.name != app.host.name
+
     def revive(self, app: App, host: Host, images: Path, note: Note) -> int:
         assert (app.host, host) == (APP.host, APP.host)
         note(44)
