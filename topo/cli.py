@@ -1,6 +1,7 @@
 """Mininet's CLI with the testbed's own commands.
 
     run NAME HOST [--service VIP:PORT] [--group GROUP] [--volume DIR]… -- COMMAND…    start a program that can be moved
+    run NAME HOST --image IMAGE [--service VIP:PORT] [--volume DIR]… [-- ARGUMENT…]   … in a container
     migrate APP HOST [--mode M] [--transfer T]                        carry it to another host
     apps, services, backends, connections, migrations                 look
 
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from topo.testbed import Testbed
 
 PROMPT = "p4ferry> "
-RUN_OPTIONS = {"--service": "service", "--group": "group"}
+RUN_OPTIONS = {"--service": "service", "--group": "group", "--image": "image"}
 MIGRATE_OPTIONS = {"--mode": "mode", "--transfer": "transfer"}
 MIGRATE_USAGE = "usage: migrate APP… HOST [--mode stop|lazy|pre|auto] [--transfer network|shared]"
-RUN_USAGE = "usage: run NAME HOST [--service VIP:PORT] [--group GROUP] [--volume DIR]… -- COMMAND…"
+RUN_USAGE = (
+    "usage: run NAME HOST [--service VIP:PORT] [--group GROUP] [--volume DIR]… -- COMMAND…, or with --image IMAGE and "
+    "its arguments, if any"
+)
 PIPE_WIDTH = 200  # columns of a table that nobody looks at directly
 
 
@@ -49,7 +53,10 @@ class FerryCLI(CLI):
     # ---- commands
 
     def do_run(self, line: str) -> None:
-        """run NAME HOST [--service VIP:PORT] [--group GROUP] [--volume DIR]… -- COMMAND…: start a movable program."""
+        """run NAME HOST [--service VIP:PORT] [--group GROUP] [--volume DIR]… -- COMMAND…: start a movable program.
+
+        run NAME HOST --image IMAGE [--service VIP:PORT] [--volume DIR]… [-- ARGUMENT…]: start one in a container.
+        """
         try:
             asked = parse_run(line)
         except ValueError as ex:
@@ -177,7 +184,7 @@ def parse_run(line: str) -> dict[str, Any]:
         volumes.append(words[at + 1])
         del words[at : at + 2]
     names, asked = parse_words(words, 2, RUN_OPTIONS, RUN_USAGE)
-    if not argv:
+    if not argv and "image" not in asked:
         raise ValueError(RUN_USAGE)
     declared = {"volumes": volumes} if volumes else {}
     return {"name": names[0], "host": names[1], "argv": argv, **asked, **declared}

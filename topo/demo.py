@@ -19,8 +19,11 @@ PAUSE = 0.2  # seconds of undisturbed traffic before each migration
 
 def echo_demo(bed: Testbed, count: int, connections: int, bulk: bool) -> bool:
     """Move an echo server to and fro under its measuring client; says whether nothing at all went wrong."""
-    argv = ["/usr/bin/python3", str(TCP_ECHO), "server", *(["--bulk"] if bulk else [])]
-    bed.run("echo", "h2", argv, service=SERVICE)
+    arguments = ["server", *(["--bulk"] if bulk else [])]
+    if bed.in_containers:
+        bed.run("echo", "h2", arguments, service=SERVICE, image="tcp-echo")
+    else:
+        bed.run("echo", "h2", ["/usr/bin/python3", str(TCP_ECHO), *arguments], service=SERVICE)
     load = Load(connections, bulk=bulk)
     what = "streams at full speed both ways" if bulk else f"sends {load.rate:g} requests a second"
     print(

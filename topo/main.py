@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from controllers.migrations import WORKERS
 from migration.deadline import Timeouts
 from migration.transfer.modes import Mode, Via
+from topo import images
 from topo.compile import Target
 from topo.errors import Terminated, TestbedError
 from topo.left import is_in_the_middle
@@ -25,6 +26,8 @@ from topo.runs import dead_runs
 if TYPE_CHECKING:
     from topo.testbed import Testbed
 
+RUNC = "runc"
+DEMO_IMAGES = {"echo": ("tcp-echo",), "redis": ("redis", "app")}
 INTERRUPTED = 130  # as a shell reports SIGINT
 
 
@@ -36,7 +39,12 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--target", choices=[t.value for t in Target], default="ebpf", help="what runs the P4 programs")
     add("--topology", choices=[t.value for t in Topology], default="single", help="which network")
-    add("--hosts", choices=["process", "docker", "podman"], default="process", help="what the hosts are")
+    add(
+        "--hosts",
+        choices=["process", "runc", "docker", "podman"],
+        default="process",
+        help="what programs run in: plain processes, containers started by runc, or an engine's",
+    )
     add("--demo", choices=["echo", "redis"], help="run a scripted scenario with its measuring client")
     add("--count", type=positive, metavar="N", help="migrations of the echo server (2), or of Redis (3)")
     add("--connections", type=positive, default=1, metavar="N", help="the demo client's connections")
@@ -123,8 +131,12 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is built."""
     if os.geteuid() != 0:
         raise TestbedError("networks need root: type sudo python topo/lb.py")
-    if options.hosts != "process":
-        raise TestbedError(f"--hosts {options.hosts} is not supported yet; use --hosts process")
+    if options.hosts in ("docker", "podman"):
+        raise TestbedError(
+            f"--hosts {options.hosts} is not supported yet; use --hosts process or --hosts runc"
+        )
+    if options.hosts == RUNC:
+        images.check(DEMO_IMAGES.get(options.demo, ()))
     if options.demo == "redis" and (options.bulk or options.connections != 1):
         raise TestbedError(
             "--bulk and --connections are options of --demo echo; --demo redis has its own load"
@@ -192,7 +204,9 @@ def _testbed(options: argparse.Namespace) -> Testbed:
         return Testbed.recover(folder, **common)
     network = LoadBalancerNetwork(topology=options.topology, target=options.target)
     rate = options.management_rate
-    return Testbed(network, hold=not options.no_hold, management_rate=rate, **common)
+    return Testbed(
+        network, hold=not options.no_hold, management_rate=rate, in_containers=options.hosts == RUNC, **common
+    )
 
 
 def _say_recovered(bed: Testbed) -> None:

@@ -11,6 +11,7 @@ removed: `clean_up` ends exactly its processes and removes exactly what it wrote
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -96,6 +97,7 @@ class Run:
         if self.was_taken_over:
             # What the process before us had started besides (a measuring client) has nobody else to end it.
             _end_processes(self.name)
+        _remove_cgroups(self.name)
         shutil.rmtree(self.images, ignore_errors=True)
         _remove_folder(self.folder)
 
@@ -113,6 +115,7 @@ def clean_up(root: Path = paths.RUNS, images: Path = paths.IMAGES) -> list[Left]
         if _owner(run).is_alive:
             continue
         processes = _end_processes(run.name)
+        _remove_cgroups(run.name)
         links = tuple(_delete_links(_recorded(run)["links"]))
         shutil.rmtree(images / run.name, ignore_errors=True)
         _remove_folder(run)
@@ -166,6 +169,14 @@ def _end_processes(run: str) -> int:
             continue
     wait_until(lambda: not processes_of(run), _KILL_TIMEOUT)
     return len(pids)
+
+
+def _remove_cgroups(run: str, root: Path = Path("/sys/fs/cgroup")) -> None:
+    """Remove the control groups of a run's containers, which have ended, in every hierarchy."""
+    for pattern in (f"p4ferry-{run}-*", f"*/p4ferry-{run}-*"):
+        for group in root.glob(pattern):
+            with contextlib.suppress(OSError):
+                group.rmdir()
 
 
 def _recorded(run: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from controllers.errors import ControllerError
 from controllers.hosts import Host as SwitchedHost
 from controllers.loadbalancer import BalancerOptions
 from controllers.migrations import WORKERS, OnEvent
+from migration import containers
 from migration.custody import Custody
 from migration.deadline import Timeouts
 from migration.errors import KeeperLost, MigrationError
@@ -46,7 +47,7 @@ from migration.steering import Endpoint, IpProtocol
 from migration.tracing import TraceFolder
 from migration.transaction import no_fault
 from migration.transfer.modes import Wish, parse_wish
-from topo import management, paths
+from topo import images, management, paths
 from topo.compile import Target
 from topo.errors import BadApp, BadNetwork, CannotRecover, TestbedError
 from topo.left import Left, find_left
@@ -55,7 +56,7 @@ from topo.mover import Measure, TestbedMover
 from topo.network_api import NetworkAPI, Survivors
 from topo.plan import HostPlan, LoadBalancerNetwork, NetworkPlan, SwitchPlan, plan
 from topo.processes import ProcessName
-from topo.runs import JOURNALS, Run, clean_up
+from topo.runs import JOURNALS, MARKER, Run, clean_up
 from topo.state import KEEPER_SOCKET, RunningApp, RunState
 from topo.supervisor import Supervisor
 from topo.waiting import wait_until
@@ -86,6 +87,7 @@ class Testbed:
         transfer: str = DEFAULT_TRANSFER,
         management_rate: str | None = None,
         timeouts: Timeouts | None = None,
+        in_containers: bool = False,
     ) -> None:
         """Describe the testbed; `with` starts it.
 
@@ -95,11 +97,13 @@ class Testbed:
         and captures of both ends of each are written to the folder `pcap`. Memory moves in `mode` (stop, lazy, pre,
         auto) by `transfer` (network, shared) where a migration does not say; `management_rate` limits the links that
         it takes ("1gbit"). `timeouts` says how long each step may take before the migration is rolled back.
+        `in_containers`: the demos start their servers from images, with runc.
         """
         self.network = network or LoadBalancerNetwork()
         self.hold = hold
         self.http_port = http_port
         self.workers = workers
+        self.in_containers = in_containers
         self.traces = traces
         self._management_rate = parse_rate(management_rate) if management_rate else None
         self.timeouts = timeouts or Timeouts()
@@ -373,12 +377,15 @@ class Testbed:
         cwd: Path | None = None,
         group: str | None = None,
         volumes: Sequence[str | Path] = (),
+        image: str | Path | None = None,
     ) -> RunningApp:
         """Start a program that can be moved; returns when it listens, if it answers for a service.
 
         `service` is "VIP:PORT" (or "VIP:PORT/udp"); the program's own port is the same unless `port` says otherwise.
         Programs of one `group` share a process tree, and move as one. `volumes` are directories of which the program
-        gets a copy of its own, which moves with it. Raises BadApp, BadNetwork.
+        gets a copy of its own, which moves with it. With an `image` (a name of `make images`, or a folder that is a
+        root file system) it is a container that runc starts; `argv` comes after the image's entrypoint, and `volumes`
+        are directories inside. Raises BadApp, BadNetwork.
         """
         self._check_free(name, "app")
         where = self._host(host)
@@ -387,6 +394,15 @@ class Testbed:
             raise BadApp(f"{vip.address} is a host's address: a service needs one of its own")
         log = self.folder / f"{name}.out"
         own = [Volume(Path(volume).resolve(), self.folder / "volumes") for volume in volumes]
+        if image is not None:
+            if group is not None or cwd is not None:
+                raise BadApp(f"{name}: a container can have neither a group nor a cwd")
+            app, argv = self._launch_container(
+                name, where, image, argv, env or {}, [Path(v) for v in volumes]
+            )
+            return self._register(
+                RunningApp(app, tuple(argv), service, (port or vip.port) if vip else None), weight
+            )
         try:
             if group is None:
                 app = self._runtime.launch(
@@ -400,15 +416,49 @@ class Testbed:
         except MigrationError as ex:
             self._end_empty_group(group)
             raise BadApp(str(ex)) from ex
-        running = RunningApp(app, tuple(argv), service, (port or vip.port) if vip else None)
+        return self._register(
+            RunningApp(app, tuple(argv), service, (port or vip.port) if vip else None), weight
+        )
+
+    def _launch_container(
+        self,
+        name: str,
+        host: Host,
+        image: str | Path,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        volumes: Sequence[Path],
+    ) -> tuple[App, Sequence[str]]:
+        """Start a container; return it and its whole command."""
+        loaded = images.load(image, self.folder / "rootfs")
         try:
-            if vip and service:
-                self._serve(running, service, vip, weight)
+            app = containers.launch(
+                self.custody,
+                name,
+                host,
+                loaded,
+                self.folder / f"{name}.out",
+                store=self.folder / "containers",
+                cgroup=f"p4ferry-{self._run.name}-{name}",
+                argv=argv,
+                env={MARKER: self._run.name, **env},
+                volumes=volumes,
+            )
+        except MigrationError as ex:
+            raise BadApp(str(ex)) from ex
+        return app, loaded.argv(argv)
+
+    def _register(self, running: RunningApp, weight: int) -> RunningApp:
+        """Put a program that has been started into its service, and among the testbed's own; else end it again."""
+        service = running.service
+        try:
+            if service:
+                self._serve(running, service, parse_service(service), weight)
         except BaseException:
-            self._runtime.terminate(app)
-            self._end_empty_group(group)
+            self._runtime.terminate(running.app)
+            self._end_empty_group(running.group)
             raise
-        self._apps[name] = running
+        self._apps[running.app.name] = running
         self._save()
         return running
 

@@ -1,7 +1,8 @@
 """A testbed whose process kills itself at a chosen point of a migration, and what its test sees from outside.
 
-Run as `python crash.py STEP WHEN MODE`: builds a testbed with an echo server behind a VIP, says where its client's
-host is, waits for a line, and migrates. STEP "-" only waits to be killed.
+Run as `python crash.py STEP WHEN MODE [ROOT]`: builds a testbed with an echo server behind a VIP, says where its
+client's host is, waits for a line, and migrates. STEP "-" only waits to be killed. With a root file system the
+server is a container.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from migration.namespaces import in_netns
+from tests.roots import ECHO
 from topo.measure import TCP_ECHO
 from topo.testbed import LoadBalancerNetwork, Testbed
 
@@ -57,9 +59,11 @@ class Caller:
 class Doomed:
     """The testbed in its own process."""
 
-    def __init__(self, step: str = "-", when: str = "-", mode: str = "auto") -> None:
+    def __init__(
+        self, step: str = "-", when: str = "-", mode: str = "auto", root: Path | None = None
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, step, when, mode],
+            [sys.executable, __file__, step, when, mode, *([str(root)] if root else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -90,9 +94,11 @@ class Doomed:
 
 
 @contextmanager
-def doomed(step: str = "-", when: str = "-", mode: str = "auto") -> Iterator[tuple[Doomed, Caller]]:
+def doomed(
+    step: str = "-", when: str = "-", mode: str = "auto", root: Path | None = None
+) -> Iterator[tuple[Doomed, Caller]]:
     """Give a testbed that is to be killed, and a connection through it."""
-    testbed = Doomed(step, when, mode)
+    testbed = Doomed(step, when, mode, root)
     try:
         caller = Caller(testbed.hosts["h1"])
         try:
@@ -104,7 +110,7 @@ def doomed(step: str = "-", when: str = "-", mode: str = "auto") -> Iterator[tup
         testbed.close()
 
 
-def main(step: str, when: str, mode: str) -> None:
+def main(step: str, when: str, mode: str, root: str = "") -> None:
     """Be the doomed process."""
 
     def fault(at: str, moment: str) -> None:
@@ -112,7 +118,10 @@ def main(step: str, when: str, mode: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with Testbed(LoadBalancerNetwork(hosts=3), fault=fault, mode=mode) as bed:
-        bed.run("echo", "h2", SERVER, service=VIP)
+        if root:
+            bed.run("echo", "h2", ["python3", ECHO, "server"], service=VIP, image=root)
+        else:
+            bed.run("echo", "h2", SERVER, service=VIP)
         print(json.dumps({"hosts": {name: host.pid for name, host in bed.hosts.items()}}), flush=True)
         sys.stdin.readline()
         bed.migrate("echo", "h3")

@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 
 from topo import paths
 
+CGROUPS = Path("/sys/fs/cgroup")
 OUR_PROGRAMS = ("dataplane.switch", "migration.keeper", "tcp_echo", "criu", "lb.py", "redis-server", "apps/")
 
 
@@ -25,6 +26,8 @@ def leftovers() -> dict[str, Any]:
         "programs": _bpf_objects("prog"),
         "maps": _bpf_objects("map"),
         "firewall": _output("nft", "list", "tables"),
+        "control groups": sorted(str(p) for depth in ("", "*/") for p in CGROUPS.glob(f"{depth}p4ferry-*")),
+        "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
         "runs": _names(paths.RUNS),
         "images": _names(paths.IMAGES),
     }
