@@ -2,12 +2,13 @@
 
   a  one connection, 1,000 increments a second
   b  50 connections, 20,000 increments a second
+  r  as a, in a container that runc has started from the image `redis` (make images)
   c  50 connections, 10,000 writes a second, in turns: to an empty Redis; to one with 1 GiB in lazy mode (post-copy);
      to the same in stop mode (cold stop-and-copy)
 
 The load is bench/load/redis_load.c on h1. A gap is the longest time between two replies on any one connection from
 shortly before the migration to shortly after it (the load's period included: 1 ms in a, 2.5 in b, 5 in c). After each
-run every key that was written is compared with the acknowledged writes. The runs of a and b alternate in fresh
+run every key that was written is compared with the acknowledged writes. The runs of a, r and b alternate in fresh
 testbeds; those of c alternate in one testbed a round, where both Redis are there and one is written to.
 """
 
@@ -55,6 +56,7 @@ class Arm:
     prefix: str = "load:"
     options: dict[str, str] = field(default_factory=dict)
     """Of Testbed.migrate."""
+    image: str | None = None
     reports: list[Report] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -91,7 +93,12 @@ def main(arguments: Sequence[str]) -> dict[str, object]:
     """Measure, print, and return the result."""
     parser = argparse.ArgumentParser(prog="bench redis")
     add = parser.add_argument
-    add("--parts", default="abc", help="which of a, b and c (abc)")
+    add("--parts", default="abc", help="which of a, r, b and c (abc)")
+    add(
+        "--image",
+        default="redis",
+        help="of r: a name of `make images`, or a root file system's folder (redis)",
+    )
     add("--rounds", type=int, default=5, help="of a and b (5)")
     add("--migrations", type=int, default=6, help="of each round of a and b (6)")
     add("--big-rounds", type=int, default=3, help="of c (3)")
@@ -102,8 +109,8 @@ def main(arguments: Sequence[str]) -> dict[str, object]:
     result: dict[str, object] = {"machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
         program = compile_load(Path(folder))
-        if set(options.parts) & set("ab"):
-            arms = small(program, options.parts, options.rounds, options.migrations)
+        if set(options.parts) & set("abr"):
+            arms = small(program, options.parts, options.rounds, options.migrations, options.image)
             result["small"] = [arm.summary() for arm in arms]
         if "c" in options.parts:
             arms = large(program, options.gib, options.big_rounds, options.big_migrations)
@@ -118,19 +125,31 @@ def main(arguments: Sequence[str]) -> dict[str, object]:
     return result
 
 
-def small(program: Path, parts: str, rounds: int, migrations: int) -> list[Arm]:
-    """Measure a and b."""
+def small(program: Path, parts: str, rounds: int, migrations: int, image: str) -> list[Arm]:
+    """Measure a, r and b."""
     arms = {
         "a": Arm("1 connection, 1,000/s", Writes(1, 1000)),
+        "r": Arm("1 connection, 1,000/s, in a container", Writes(1, 1000), image=image),
         "b": Arm("50 connections, 20,000/s", Writes(50, 20_000)),
     }
     chosen = [arm for part, arm in arms.items() if part in parts]
     for _ in range(rounds):
         for arm in chosen:
             with Testbed(LoadBalancerNetwork(hosts=4)) as bed, tempfile.TemporaryDirectory() as data:
-                bed.run("redis", "h2", redis_server(Path(data)), service=EMPTY)
+                start(bed, arm, Path(data))
                 run(bed, program, arm, migrations)
     return chosen
+
+
+def start(bed: Testbed, arm: Arm, data: Path) -> None:
+    """Start Redis as a process, or in a container."""
+    command = redis_server(data)
+    if arm.image is None:
+        bed.run("redis", "h2", command, service=EMPTY)
+        return
+    command[command.index(str(data))] = "/var/lib/redis"
+    is_folder = Path(arm.image).is_absolute()  # of which nobody says what is to run
+    bed.run("redis", "h2", command[0 if is_folder else 1 :], service=EMPTY, image=arm.image)
 
 
 def large(program: Path, gib: float, rounds: int, migrations: int) -> list[Arm]:
