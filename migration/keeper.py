@@ -122,7 +122,7 @@ class Keeper:
             case "criu":
                 return {"pid": self.start_criu(request, fds)}
             case "tool":
-                return {"pid": self.fork("tool", lambda: become_app(request))}
+                return {"pid": self.fork("tool", lambda: become_tool(request))}
             case "mount":
                 self.fork("tool", lambda: become_mounter(request))
                 return {}
@@ -283,6 +283,12 @@ def become_app(request: dict[str, Any]) -> None:
     run_app(request)
 
 
+def become_tool(request: dict[str, Any]) -> None:
+    """Turn into a command that runs in a host, and may make control groups."""
+    ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
+    run_app(request, ns.uncover_cgroups)
+
+
 def become_member(request: dict[str, Any], report: int) -> None:
     """Fork the program, which says its PID, and end. Only its group's init can die before it, and takes it along."""
     if os.fork() != 0:
@@ -306,9 +312,10 @@ def become_init(request: dict[str, Any]) -> None:
     os.execve("/bin/sleep", [f"p4ferry-group:{request['name']}", "infinity"], {"PATH": os.defpath})
 
 
-def run_app(request: dict[str, Any]) -> None:
-    """Become the program in its host."""
+def run_app(request: dict[str, Any], entered: Callable[[], None] = lambda: None) -> None:
+    """Become the program in its host; `entered` is called there first."""
     ns.enter_host(int(request["host"]))
+    entered()
     os.setsid()
     os.chdir(request["cwd"])
     # Opened after setns: CRIU looks descriptors up in the mount namespace of the program.

@@ -69,6 +69,13 @@ def unmount(target: str) -> None:
     _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
 
 
+def uncover_cgroups() -> None:
+    """In a host whose own /sys hides the machine's control groups: see them again, in a private copy of its mounts."""
+    if not any(Path("/sys/fs/cgroup").iterdir()):
+        unshare(CLONE_NEWNS)
+        unmount("/sys")
+
+
 def enter(path: Path, kind: int) -> None:
     """Enter the namespace that a /proc/PID/ns file names."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
