@@ -147,7 +147,7 @@ def start(bed: Testbed, arm: Arm, data: Path) -> None:
     if arm.image is None:
         bed.run("redis", "h2", command, service=EMPTY)
         return
-    command[command.index(str(data))] = "/var/lib/redis"
+    command[command.index("--dir") + 1] = "/var/lib/redis"
     is_folder = Path(arm.image).is_absolute()  # of which nobody says what is to run
     bed.run("redis", "h2", command[0 if is_folder else 1 :], service=EMPTY, image=arm.image)
 
