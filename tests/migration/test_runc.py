@@ -323,7 +323,7 @@ def test_containers_that_share_localhost_move_together(scene: ContainerStage) ->
     talker = scene.run("talker", "B", [*talk, "--json", "/tmp/result", "--status", "/tmp/status"])
     client = scene.measure("A", "--connect", "10.77.2.2:7000")
     client.wait_for_requests()
-    for number in range(4):
+    for number in range(20):
         report = scene.migrator().migrate(Party([server, talker]), scene.hosts["CB"[number % 2]])
         assert (report.outcome, report.connections.broken) == (Outcome.COMPLETED, 0), report.reason
         client.wait_for_requests()
