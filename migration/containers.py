@@ -30,6 +30,8 @@ from .errors import LaunchFailed, MigrationError
 from .model import App, Container, Host, Volume
 from .volumes import Mirror, folder_of
 
+# The first three let a layer be a plain folder, which can be copied; the last costs no sync when the mount goes.
+OPTIONS = "redirect_dir=off,index=off,metacopy=off,volatile"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*", re.ASCII)
 
 
@@ -189,8 +191,7 @@ def mount(custody: Custody, app: App, host: Host) -> None:
         if set(str(folder)) & set(",:\\"):
             raise MigrationError(f"{folder} cannot be part of an overlay: its name has one of , : and \\")
     options = ",".join(f"{key}={folder}" for key, folder in folders.items())
-    # What it does not have to keep for a next mount costs no sync when it goes.
-    custody.mount(host.pid, "overlay", place.rootfs, "overlay", f"{options},index=off,metacopy=off,volatile")
+    custody.mount(host.pid, "overlay", place.rootfs, "overlay", f"{options},{OPTIONS}")
 
 
 def remove(custody: Custody, app: App, host: Host, *, is_over: bool = True) -> None:

@@ -47,7 +47,7 @@ def test_container_moves_with_its_connections_and_files(scene: ContainerStage) -
     scene.shell(
         app,
         "echo note > /note; echo more >> /data/from-image; echo own > /data/own; rm -r /srv/apps/kept; "
-        "mkdir /srv/apps/kept; touch /srv/apps/kept/new; mkdir -m 700 /root/secret",
+        "mv /var/lib /var/moved; mkdir /srv/apps/kept; touch /srv/apps/kept/new; mkdir -m 700 /root/secret",
     )
     client = scene.measure("A", "--connect", "10.77.2.2:7000", "--connections", "3")
     client.wait_for_requests()
@@ -64,6 +64,7 @@ def test_container_moves_with_its_connections_and_files(scene: ContainerStage) -
         )
         assert said.startswith("note\noriginal\nmore\nown\nnew\ndrwx------")
         scene.shell(app, f"touch /data/was-on-{host}")
+    assert scene.shell(app, "ls /var /var/moved").split() == ["/var:", "moved", "/var/moved:", "redis"]
     assert scene.shell(app, "ls /data").split() == ["from-image", "own", "was-on-B", "was-on-C"]
     assert (scene.root / "data/from-image").read_text() == "original\n"
     result = client.finish()
