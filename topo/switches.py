@@ -19,8 +19,9 @@ from typing import IO, Any
 
 from mininet.node import Switch
 
+from dataplane.switch import port_control
 from topo import paths
-from topo.errors import MissingTool, SwitchFailed
+from topo.errors import BadNetwork, MissingTool, SwitchFailed
 from topo.processes import AdoptedProcess, ProcessName
 
 READY_TIMEOUT = 15.0  # seconds
@@ -128,6 +129,15 @@ class P4RuntimeSwitch(Switch):
                 )
             time.sleep(0.005)
 
+    def attach(self, intf: Any) -> None:
+        """Take an interface as a port while the switch runs; raises BadNetwork."""
+        raise BadNetwork(
+            f"{self.name}: {self.command()[0]} takes ports only when it starts: link {intf} before"
+        )
+
+    def detach(self, intf: Any) -> None:
+        """Give up the port of an interface that is about to go."""
+
     def _last_words(self) -> str:
         self._output.seek(0)
         lines = self._output.read().decode(errors="replace").strip().splitlines()
@@ -153,6 +163,33 @@ class EbpfSwitch(P4RuntimeSwitch):
     @classmethod
     def command(cls) -> list[str]:
         return [sys.executable, "-m", "dataplane.switch"]
+
+    @property
+    def port_socket(self) -> str:
+        """Return where the switch takes requests about its ports."""
+        return f"p4ferry-ports-{self.grpc_port}"
+
+    def arguments(self) -> list[str]:
+        """Return the whole command line, ours and simple_switch_grpc's options."""
+        words = super().arguments()
+        at = words.index("--device-id")
+        return [*words[:at], "--port-socket", self.port_socket, *words[at:]]
+
+    def attach(self, intf: Any) -> None:
+        """Take an interface as a port while the switch runs; raises BadNetwork."""
+        self._ask("add", str(self.ports[intf]), str(intf))
+
+    def detach(self, intf: Any) -> None:
+        """Give up the port of an interface that is about to go."""
+        self._ask("remove", str(self.ports[intf]))
+
+    def _ask(self, *words: str) -> None:
+        try:
+            answer = port_control.ask(self.port_socket, *words)
+        except OSError as ex:
+            answer = f"it does not answer ({ex.strerror})"
+        if answer != port_control.OK:
+            raise BadNetwork(f"{self.name}: {answer}")
 
 
 class Bmv2Switch(P4RuntimeSwitch):

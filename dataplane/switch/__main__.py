@@ -115,6 +115,7 @@ def _start(options: SwitchOptions, cleaning: ExitStack) -> None:
     cleaning.callback(server.stop)
     engine = _make_engine(options, device, cleaning)
     _start_capture(options, cleaning)
+    _start_port_control(options, engine, cleaning)
     cleaning.callback(device.close)
     _run_program(options, device, engine)
     # The rows of large tables live long; looking through them again and again costs inserts 15 %.
@@ -157,6 +158,18 @@ def _start_capture(options: SwitchOptions, cleaning: ExitStack) -> None:
     except OSError as ex:
         raise StartFailed(f"--pcap {options.pcap_dir}: {ex.strerror}") from ex
     cleaning.callback(capture.close)
+
+
+def _start_port_control(options: SwitchOptions, engine: Engine, cleaning: ExitStack) -> None:
+    if options.port_socket is None:
+        return
+    from dataplane.switch.port_control import PortControl
+
+    try:
+        control = PortControl(options.port_socket, engine)
+    except OSError as ex:
+        raise StartFailed(f"--port-socket {options.port_socket}: {ex.strerror}") from ex
+    cleaning.callback(control.close)
 
 
 def _run_program(options: SwitchOptions, device: Device, engine: Engine) -> None:

@@ -2,7 +2,7 @@
 
 General options come first, then `--` and the target's own, as BMv2 has it. Options that only matter inside BMv2 are
 taken with a warning; options that would change what the switch does, and that it cannot do, are refused.
-Ours alone are `--ready-fd` and `--exit-with-parent`, for launchers.
+Ours alone are `--ready-fd`, `--exit-with-parent` and `--port-socket`, for launchers.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class SwitchOptions:
     log_level: str = "info"
     pcap_dir: Path | None = None
     ready_fd: int | None = None
+    port_socket: str | None = None
     exit_with_parent: bool = False
     version: bool = False
     warnings: tuple[str, ...] = field(default=())
@@ -108,6 +109,11 @@ def _general_parser() -> argparse.ArgumentParser:
         type=_number(0, 1 << 20),
         metavar="N",
         help="write the address to this descriptor when serving",
+    )
+    parser.add_argument(
+        "--port-socket",
+        metavar="NAME",
+        help="take `add PORT INTF` and `remove PORT` on an abstract Unix socket",
     )
     parser.add_argument("--exit-with-parent", action="store_true", help="end when the parent process ends")
     _add_others(parser, _IGNORED_FLAGS, _IGNORED_VALUES, _REFUSED)
@@ -199,6 +205,7 @@ def parse_options(arguments: Sequence[str]) -> SwitchOptions:
         log_level=general.log_level,
         pcap_dir=Path(general.pcap) if general.pcap is not None else None,
         ready_fd=general.ready_fd,
+        port_socket=general.port_socket,
         exit_with_parent=general.exit_with_parent,
         warnings=tuple(warnings),
     )

@@ -103,6 +103,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         "--no-p4",
         "--pcap",
         "--ready-fd",
+        "--port-socket",
         "--grpc-server-addr",
         "--cpu-port",
     ):
