@@ -3,14 +3,15 @@ SHELL := /bin/bash
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 PY := .venv/bin/python
 ARGS ?=
+CONTAINERS ?=
 
 .PHONY: help setup run test fault-matrix unit bench images lint format doctor clean distclean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 20
 
-setup:           ## packages, .venv, a working CRIU; idempotent
-	@scripts/setup
+setup:           ## packages, .venv, a working CRIU; idempotent (CONTAINERS=1: also Docker, Podman and runc)
+	@CONTAINERS=$(CONTAINERS) scripts/setup
 
 run: setup       ## the main program: network, controller, demo, Mininet CLI (ARGS="--help")
 	@$(SUDO) $(PY) topo/lb.py $(or $(ARGS),--demo echo)

@@ -50,6 +50,23 @@ def test_no_service_starts_while_packages_are_installed(tmp_path: Path, status: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the script calls sudo for anybody but root")
+def test_container_engines_are_installed_when_asked(tmp_path: Path) -> None:
+    """They alone with --containers-only; their services neither start now nor with the next boot."""
+    command, env, policy = scratch(tmp_path, f"{tmp_path}/policy-rc.d; echo $? >{tmp_path}/said; exit 0")
+    (tmp_path / "bin" / "apt-cache").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "bin" / "apt-cache").chmod(0o755)
+    done = subprocess.run([*command, "--containers-only"], env=env, timeout=30, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "said").read_text().strip() == "101" and not policy.exists()
+    installed = (tmp_path / "installed").read_text()
+    assert "docker.io containerd podman runc docker-cli" in installed and "redis" not in installed
+    called = (tmp_path / "called").read_text()
+    for unit in ("docker.service docker.socket", "containerd.service", "podman.socket"):
+        assert f"systemctl disable --quiet --now {unit}" in called
+    assert "python" not in called
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the script calls sudo for anybody but root")
 def test_an_interrupted_set_up_takes_its_policy_along(tmp_path: Path) -> None:
     """Ctrl-C during apt-get."""
     ready = tmp_path / "ready"
