@@ -24,10 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from topo import criu_probe, paths
+from topo.netem import has_netem
 
 PIPE_WIDTH = 200  # columns where nobody looks directly
 _TIMEOUT = 30  # seconds for any child
 _SETUP = "type: make setup"
+_CONTAINERS = f"{_SETUP} CONTAINERS=1"
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 _CAP_SYS_RESOURCE = 24
 
@@ -101,10 +103,7 @@ def check_namespaces() -> Finding:
 
 def check_netem() -> Finding:
     """Ask for netem, which link delay and loss need."""
-    done = _run(
-        ["unshare", "--net", "sh", "-c", "ip link set lo up && tc qdisc add dev lo root netem delay 1ms"]
-    )
-    if done.returncode != 0:
+    if not has_netem():
         return optional("the kernel has no netem", "link delay and loss")
     return fine("netem")
 
@@ -213,22 +212,30 @@ def check_redis() -> Finding:
 
 
 def check_docker() -> Finding:
-    """Ask for a Docker engine that answers."""
-    return _check_engine("docker", ["docker", "version", "--format", "{{.Server.Version}}"])
+    """Ask for a Docker daemon that answers."""
+    return _check_engine("docker", "addDocker, --hosts docker")
 
 
 def check_podman() -> Finding:
     """Ask for Podman."""
-    return _check_engine("podman", ["podman", "version", "--format", "{{.Client.Version}}"])
+    return _check_engine("podman", "addPodman, --hosts podman")
 
 
-def _check_engine(name: str, command: list[str]) -> Finding:
-    if shutil.which(name) is None:
-        return optional(f"{name} is not installed", f"--hosts {name}")
-    done = _run(command)
-    if done.returncode != 0:
-        return optional(f"{name} does not answer: {_last(done)}", f"--hosts {name}")
-    return fine(f"{name} {done.stdout.strip()}")
+def _check_engine(name: str, lost: str) -> Finding:
+    from topo.containers.engine import connect
+    from topo.errors import TestbedError
+
+    try:
+        return fine(connect(name).describe())
+    except TestbedError as ex:
+        return optional(str(ex), lost)
+
+
+def check_runc() -> Finding:
+    """Ask for runc, which Docker and Podman start containers with."""
+    if shutil.which("runc") is None:
+        return optional(f"runc is not installed; {_CONTAINERS}", "containers")
+    return fine(_run(["runc", "--version"]).stdout.splitlines()[0])
 
 
 def check_bmv2() -> Finding:
@@ -261,6 +268,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "Redis": check_redis,
     "Docker": check_docker,
     "Podman": check_podman,
+    "runc": check_runc,
     "BMv2 and p4c": check_bmv2,
     "Vagrant": check_vagrant,
 }

@@ -7,6 +7,7 @@ TestbedError            anything below; its message is one sentence for the user
   +-- BadNetwork        a name, link, port or address that does not fit the network
   +-- BadApp            an app or host that is not there, or there already
   +-- AlreadyRunning    another testbed owns the machine's switch names and ports
+  +-- ContainerFailed   a container engine refused something, or a container ended
   +-- CannotRecover     there is no run to take over, or too little is left of it
 """
 
@@ -45,6 +46,10 @@ class BadApp(TestbedError):
 
 class AlreadyRunning(TestbedError):
     """Another testbed owns the machine's switch names and ports."""
+
+
+class ContainerFailed(TestbedError):
+    """A container engine refused something, or a container ended."""
 
 
 class CannotRecover(TestbedError):

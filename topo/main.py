@@ -169,7 +169,10 @@ def _clean() -> int:
     found = clean_up()
     for left in found:
         links = f", links {' '.join(left.links)}" if left.links else ""
-        print(f"run {left.run}: {left.processes} processes ended{links}, files removed")
+        containers = f", {left.containers} containers removed" if left.containers else ""
+        print(f"run {left.run}: {left.processes} processes ended{containers}{links}, files removed")
+        for engine in left.silent_engines:
+            print(f"  {engine} does not answer: containers that it has of this run are removed when it does")
     if not found:
         print("nothing was left behind")
     return 0

@@ -2,7 +2,8 @@
 
 A network is first only described (nodes, links and settings are dataclasses); `startNetwork` checks the description,
 compiles the P4 programs, and builds it in Mininet; `stopNetwork` removes all of it, also after a failed start. The
-camelCase names are p4-utils'; links' and interfaces' settings are addressed by the two nodes, as there.
+camelCase names are p4-utils'; links' and interfaces' settings are addressed by the two nodes, as there. `addDocker` and
+`addPodman` are containernet's. Hosts and links can also be added and removed while the network runs (`topo.running`).
 
     net = NetworkAPI()
     net.addP4RuntimeSwitch("s1")
@@ -16,10 +17,11 @@ camelCase names are p4-utils'; links' and interfaces' settings are addressed by 
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -27,73 +29,17 @@ from typing import Any
 from mininet.log import setLogLevel
 from mininet.net import Mininet
 
+from topo import running
 from topo.compile import CompiledProgram, Target, compile_p4
-from topo.errors import BadNetwork, MissingTool
+from topo.containers.host import CONTAINER_HOSTS, link_options
+from topo.containers.spec import parse_spec
+from topo.description import HostNode, LinkEnd, LinkPair, Survivors, SwitchNode
+from topo.errors import BadNetwork, MissingTool, TestbedError
 from topo.hosts import AdoptedLink, ProcessHost, disable_offloads
 from topo.plan import GRPC_BASE
-from topo.processes import ProcessName
 from topo.switches import Bmv2Switch, EbpfSwitch, P4RuntimeSwitch
 
 INTERFACE_NAME_MAX = 15  # IFNAMSIZ without its terminating zero
-
-
-@dataclass
-class HostNode:
-    """A host as described; `ip` and `mac` may also come from its interface's settings."""
-
-    name: str
-    ip: str | None = None
-    mac: str | None = None
-    default_route: str | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class SwitchNode:
-    """A P4 switch as described; `assigned_…` is worked out by `startNetwork`."""
-
-    name: str
-    p4_source: Path | None = None
-    device_id: int | None = None
-    grpc_port: int | None = None
-    log_enabled: bool = False
-    pcap_dump: bool = False
-    params: dict[str, Any] = field(default_factory=dict)
-    assigned_program: CompiledProgram | None = field(default=None, init=False)
-
-
-@dataclass
-class LinkEnd:
-    """One end of a link."""
-
-    node: str
-    port: int | None = None
-    mac: str | None = None
-    ip: str | None = None
-    intf: str | None = None
-
-
-@dataclass
-class LinkPair:
-    """A link between two nodes."""
-
-    ends: tuple[LinkEnd, LinkEnd]
-
-    def end(self, node: str) -> LinkEnd:
-        """Return the end at `node`."""
-        return next(end for end in self.ends if end.node == node)
-
-
-@dataclass(frozen=True)
-class Survivors:
-    """What outlives this process: the PIDs that hold the hosts' namespaces, and the switches of an earlier run.
-
-    `are_adopted`: hosts and links are there already, made by the run that these were left by.
-    """
-
-    holders: Mapping[str, int]
-    switches: Mapping[str, ProcessName] = field(default_factory=dict)
-    are_adopted: bool = False
 
 
 class NetworkAPI:
@@ -114,6 +60,7 @@ class NetworkAPI:
         self._cli = False
         self._arp_tables = True
         self._strategy: str | None = None
+        self._l3_taken: set[str] = set()
 
     def __enter__(self) -> NetworkAPI:
         return self
@@ -125,10 +72,36 @@ class NetworkAPI:
 
     def addHost(self, name: str, **opts: Any) -> str:
         """Add a host; `ip` ("10.0.1.1/24"), `mac` and `defaultRoute` ("via 10.0.1.254") are Mininet's."""
+        return self._add_described(name, None, opts)
+
+    def addDocker(self, name: str, **opts: Any) -> str:
+        """Add a host that is a Docker container; takes addHost's and containernet's parameters (`dimage`, …)."""
+        return self._add_described(name, "docker", opts)
+
+    def addPodman(self, name: str, **opts: Any) -> str:
+        """Add a host that is a Podman container; takes the same parameters as addDocker."""
+        return self._add_described(name, "podman", opts)
+
+    def _add_described(self, name: str, engine: str | None, opts: dict[str, Any]) -> str:
         self._check_new(name)
+        if engine is not None:
+            parse_spec(name, opts.get("dimage"), **{k: v for k, v in opts.items() if k != "dimage"})
         default_route = opts.pop("defaultRoute", None)
-        self._hosts[name] = HostNode(name, opts.pop("ip", None), opts.pop("mac", None), default_route, opts)
+        host = HostNode(name, opts.pop("ip", None), opts.pop("mac", None), default_route, opts, engine)
+        if self.net is not None:
+            self._add_host(self.net, host)
+        self._hosts[name] = host
         return name
+
+    def removeHost(self, name: str) -> None:
+        """Remove a host, a container or not, with its links."""
+        self._host(name)
+        if self.net is not None:
+            running.remove_host(self.net, self.net[name])
+        self._links = [link for link in self._links if name not in _nodes(link)]
+        del self._hosts[name]
+
+    removeDocker = removePodman = removeHost
 
     def addP4RuntimeSwitch(self, name: str, **opts: Any) -> str:
         """Add a P4 switch; takes p4-utils' `device_id`, `grpc_port`, `p4_src`, `log_enabled`, `pcap_dump`."""
@@ -148,10 +121,6 @@ class NetworkAPI:
     def addP4Switch(self, name: str, **opts: Any) -> str:
         """Add a P4 switch; all of ours serve P4Runtime, none serves Thrift."""
         return self.addP4RuntimeSwitch(name, **opts)
-
-    def addDocker(self, name: str, **opts: Any) -> str:
-        """Container hosts are not there yet."""
-        raise BadNetwork(f"{name}: container hosts are not supported yet; use addHost")
 
     def setP4Source(self, name: str, p4_src: str | Path) -> None:
         """Set a switch's P4 program."""
@@ -195,7 +164,21 @@ class NetworkAPI:
             LinkEnd(node1, port1, opts.get("addr1"), None, opts.get("intfName1")),
             LinkEnd(node2, port2, opts.get("addr2"), None, opts.get("intfName2")),
         )
-        self._links.append(LinkPair(ends))
+        link = LinkPair(ends)
+        self._links.append(link)
+        if self.net is not None:
+            try:
+                self._join(self.net, link)
+            except BaseException:
+                self._links.remove(link)
+                raise
+
+    def removeLink(self, node1: str, node2: str) -> None:
+        """Remove the first link between two nodes."""
+        pair = self._link(node1, node2)
+        if self.net is not None:
+            running.part(self.net, self.net.linksBetween(self.net[node1], self.net[node2])[0])
+        self._links.remove(pair)
 
     def setIntfPort(self, node1: str, node2: str, port: int) -> None:
         """Set the port number of node1's interface towards node2."""
@@ -314,6 +297,10 @@ class NetworkAPI:
         if net is not None:
             net.stop()
 
+    @property
+    def _switch_class(self) -> type[P4RuntimeSwitch]:
+        return EbpfSwitch if self.target is Target.EBPF else Bmv2Switch
+
     def _compile(self) -> None:
         sources = {s.p4_source for s in self._switches.values() if s.p4_source}
         programs = {source: compile_p4(source, self.target) for source in sources}
@@ -322,47 +309,72 @@ class NetworkAPI:
 
     def _build(self) -> None:
         """Make hosts, switches and links in Mininet."""
-        switch_class: type[P4RuntimeSwitch] = EbpfSwitch if self.target is Target.EBPF else Bmv2Switch
+        switch_class = self._switch_class
         switch_class.command()  # say at once what is missing
         if not switch_class.offload and shutil.which("ethtool") is None:
             raise MissingTool("ethtool is not installed: it must switch offloads off for BMv2 (make setup)")
         Mininet.inited = True  # Mininet.init would only raise resource limits, which not every root may
         is_adopted = self.survivors is not None and self.survivors.are_adopted
         net = self.net = Mininet(controller=None, switch=switch_class, host=ProcessHost, build=False)
-        self._add_hosts(net, switch_class.offload)
+        self._add_hosts(net)
         self._add_switches(net)
         for link in self._links:
-            one, two = link.ends
-            options: dict[str, Any] = {
-                "port1": one.port,
-                "port2": two.port,
-                "addr1": one.mac,
-                "addr2": two.mac,
-            }
-            if is_adopted:
-                options["cls"] = AdoptedLink
-            try:
-                net.addLink(one.node, two.node, **options, intfName1=one.intf, intfName2=two.intf)
-            except Exception as ex:  # Mininet raises nothing more specific
-                raise BadNetwork(f"link {one.node}-{two.node}: {str(ex).strip()}") from ex
+            options = {"cls": AdoptedLink} if is_adopted else {}
+            self._add_link(net, net.addLink, link, **options)
             if not switch_class.offload and not is_adopted:
-                for end in link.ends:
-                    if end.node in self._switches:
-                        disable_offloads(str(net[end.node].intfs[end.port]))
+                self._disable_offloads(net, link)
         net.build()
 
-    def _add_hosts(self, net: Mininet, offload: bool) -> None:
+    def _add_link(self, net: Mininet, add: Callable[..., Any], link: LinkPair, **options: Any) -> None:
+        """Let Mininet make a link in one way or another."""
+        one, two = link.ends
+        options |= {"port1": one.port, "port2": two.port, "addr1": one.mac, "addr2": two.mac}
+        options |= link_options(net[one.node], net[two.node])
+        try:
+            add(one.node, two.node, **options, intfName1=one.intf, intfName2=two.intf)
+        except TestbedError:
+            raise
+        except Exception as ex:  # Mininet raises nothing more specific
+            raise BadNetwork(f"link {one.node}-{two.node}: {str(ex).strip()}") from ex
+
+    def _disable_offloads(self, net: Mininet, link: LinkPair) -> None:
+        for end in link.ends:
+            if end.node in self._switches:
+                disable_offloads(str(net[end.node].intfs[end.port]))
+
+    def _add_hosts(self, net: Mininet) -> None:
         for host in self._hosts.values():
-            ends = [link.end(host.name) for link in self._links if host.name in _nodes(link)]
-            first = ends[0] if ends else LinkEnd(host.name)
-            ip, mac = host.ip or first.ip, host.mac or first.mac
-            params = dict(host.params)
-            if host.default_route:
-                params["defaultRoute"] = host.default_route
-            if self.survivors is not None:
-                params["holder"] = self.survivors.holders[host.name]
-                params["adopted"] = self.survivors.are_adopted
-            net.addHost(host.name, ip=ip, mac=mac, offload=offload, **params)
+            self._add_host(net, host)
+
+    def _add_host(self, net: Mininet, host: HostNode) -> None:
+        ends = [link.end(host.name) for link in self._links if host.name in _nodes(link)]
+        first = ends[0] if ends else LinkEnd(host.name)
+        params = dict(host.params)
+        if host.default_route:
+            params["defaultRoute"] = host.default_route
+        if host.engine is not None:
+            params["cls"] = CONTAINER_HOSTS[host.engine]
+        elif self.survivors is not None and host.name in self.survivors.holders:
+            params["holder"] = self.survivors.holders[host.name]
+            params["adopted"] = self.survivors.are_adopted
+        offload = self._switch_class.offload
+        net.addHost(host.name, ip=host.ip or first.ip, mac=host.mac or first.mac, offload=offload, **params)
+
+    def _join(self, net: Mininet, link: LinkPair) -> None:
+        """Make a link while the network runs, and configure a host that has no other."""
+        self._number_ports()
+        if self._strategy == "l3":
+            self._assign_l3()
+        self._assign_macs()
+        self._add_link(net, partial(running.join, net, net.addLink), link)
+        if not self._switch_class.offload:
+            self._disable_offloads(net, link)
+        for end in link.ends:
+            host = self._hosts.get(end.node)
+            if host is not None and len(net[end.node].intfList()) == 1:
+                route = {"defaultRoute": host.default_route} if host.default_route else {}
+                net[end.node].configDefault(ip=host.ip or end.ip, mac=end.mac, **route)
+        self._set_gateway_arp(link)
 
     def _add_switches(self, net: Mininet) -> None:
         for index, switch in enumerate(self._switches.values(), 1):
@@ -394,18 +406,20 @@ class NetworkAPI:
         self.net.start()
         for node in self.net.switches:
             node.wait_ready()
-        if self._strategy == "l3" and self._arp_tables:
-            self._set_gateway_arp()
-
-    def _set_gateway_arp(self) -> None:
-        assert self.net is not None
         for link in self._links:
-            one, two = link.ends
-            for host, switch in ((one, two), (two, one)):
-                if host.node in self._hosts and switch.node in self._switches and host.ip:
-                    gateway = str(IPv4Interface(host.ip).network.network_address + 1)
-                    mac = self.net[switch.node].intfs[switch.port].MAC()
-                    self.net[host.node].setARP(gateway, mac)
+            self._set_gateway_arp(link)
+
+    def _set_gateway_arp(self, link: LinkPair) -> None:
+        """Tell a host the MAC of its gateway, as p4-utils' l3 does."""
+        assert self.net is not None
+        if self._strategy != "l3" or not self._arp_tables:
+            return
+        one, two = link.ends
+        for host, switch in ((one, two), (two, one)):
+            if host.node in self._hosts and switch.node in self._switches and host.ip:
+                gateway = str(IPv4Interface(host.ip).network.network_address + 1)
+                mac = self.net[switch.node].intfs[switch.port].MAC()
+                self.net[host.node].setARP(gateway, mac)
 
     # ---- numbers and addresses
 
@@ -429,16 +443,18 @@ class NetworkAPI:
 
     def _assign_l3(self) -> None:
         switches = {name: number for number, name in enumerate(self._switches, 1)}
-        seen: dict[str, int] = {}
         for link in self._links:
             one, two = link.ends
             for host, switch in ((one, two), (two, one)):
-                if host.node in self._hosts and switch.node in switches and host.ip is None:
-                    seen[switch.node] = seen.get(switch.node, 0) + 1
-                    prefix = f"10.{switches[switch.node]}.{seen[switch.node]}"
-                    host.ip = f"{prefix}.2/24"
-                    node = self._hosts[host.node]
-                    node.default_route = node.default_route or f"via {prefix}.1"
+                node = self._hosts.get(host.node)
+                if node is None or switch.node not in switches or host.ip is not None:
+                    continue
+                prefix = next(
+                    p for p in _prefixes(switches[switch.node]) if f"{p}.2/24" not in self._l3_taken
+                )
+                host.ip = f"{prefix}.2/24"
+                self._l3_taken.add(host.ip)
+                node.default_route = node.default_route or f"via {prefix}.1"
 
     def _assign_macs(self) -> None:
         """Give every interface that has none a MAC: hosts' from their address (as p4-utils), switches' by port."""
@@ -478,11 +494,20 @@ class NetworkAPI:
         return self._switches[name]
 
     def _end(self, node1: str, node2: str) -> LinkEnd:
+        return self._link(node1, node2).end(node1)
+
+    def _link(self, node1: str, node2: str) -> LinkPair:
         for link in self._links:
             if _nodes(link) == {node1, node2}:
-                return link.end(node1)
+                return link
         raise BadNetwork(f"there is no link {node1}-{node2}")
 
 
 def _nodes(link: LinkPair) -> set[str]:
     return {end.node for end in link.ends}
+
+
+def _prefixes(switch: int) -> Iterator[str]:
+    """Yield the networks of a switch's hosts."""
+    for number in itertools.count(1):
+        yield f"10.{switch}.{number}"

@@ -41,6 +41,9 @@ class Left:
     run: str
     processes: int
     links: tuple[str, ...]
+    containers: int = 0
+    silent_engines: tuple[str, ...] = ()
+    """Container engines that may have containers of the run and did not answer."""
 
 
 class Run:
@@ -110,16 +113,19 @@ class Run:
 
 def clean_up(root: Path = paths.RUNS, images: Path = paths.IMAGES) -> list[Left]:
     """Remove everything that runs which ended without cleaning have left; living runs are not touched."""
+    from topo.containers.leftovers import ENGINES, remove_containers
+
     left = []
     for run in _runs(root):
         if _owner(run).is_alive:
             continue
+        containers, silent = remove_containers(run)
         processes = _end_processes(run.name)
         _remove_cgroups(run.name)
         links = tuple(_delete_links(_recorded(run)["links"]))
         shutil.rmtree(images / run.name, ignore_errors=True)
-        _remove_folder(run)
-        left.append(Left(run.name, processes, links))
+        _remove_folder(run, ENGINES if silent else "")  # the next cleaning asks silent engines again
+        left.append(Left(run.name, processes, links, containers, tuple(silent)))
     if left:
         put_back()
     return left
@@ -155,9 +161,17 @@ def _owner(run: Path) -> ProcessName:
     return ProcessName.parse(_recorded(run)["owner"])
 
 
-def _remove_folder(run: Path) -> None:
+def _remove_folder(run: Path, keep: str = "") -> None:
+    """Remove a run's folder, or all that is in it but one file."""
     fast_journals.remove(run / JOURNALS)
-    shutil.rmtree(run, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(run, ignore_errors=True)
+        return
+    for entry in run.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != keep:
+            entry.unlink(missing_ok=True)
 
 
 def _end_processes(run: str) -> int:

@@ -49,11 +49,12 @@ from migration.transaction import no_fault
 from migration.transfer.modes import Wish, parse_wish
 from topo import images, management, paths
 from topo.compile import Target
+from topo.description import Survivors
 from topo.errors import BadApp, BadNetwork, CannotRecover, TestbedError
 from topo.left import Left, find_left
 from topo.management import DEFAULT_MODE, DEFAULT_TRANSFER, parse_rate
 from topo.mover import Measure, TestbedMover
-from topo.network_api import NetworkAPI, Survivors
+from topo.network_api import NetworkAPI
 from topo.plan import HostPlan, LoadBalancerNetwork, NetworkPlan, SwitchPlan, plan
 from topo.processes import ProcessName
 from topo.runs import JOURNALS, MARKER, Run, clean_up

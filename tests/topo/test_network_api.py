@@ -45,6 +45,21 @@ def test_l3_gives_every_host_its_own_network(net: NetworkAPI) -> None:
     assert net._hosts["h2"].default_route == "via 10.1.2.1"
 
 
+def test_what_was_described_can_be_taken_back(net: NetworkAPI) -> None:
+    """Before anything is built: a host goes with its links."""
+    net.removeLink("h2", "s1")
+    net.removeHost("h1")
+    assert (net.hosts(), net._links) == (["h2"], [])
+    net.addLink("h2", "s1")
+    net.l3()
+    net._number_ports()
+    net._assign_l3()
+    assert [(end.node, end.port, end.ip) for end in net._ends()] == [
+        ("h2", 0, "10.1.1.2/24"),
+        ("s1", 1, None),
+    ]
+
+
 def test_mistakes_are_named(net: NetworkAPI) -> None:
     """One clear sentence each."""
     cases = [
@@ -58,7 +73,10 @@ def test_mistakes_are_named(net: NetworkAPI) -> None:
             lambda: net.setIntfIp("h1", "s1", "10.0.0.300"),
             "h1-s1: '10.0.0.300' is no IPv4 address with prefix length",
         ),
-        (lambda: net.addDocker("d1", dimage="x"), "d1: container hosts are not supported yet; use addHost"),
+        (lambda: net.addDocker("d1"), 'd1: a container host needs an image: dimage="NAME"'),
+        (lambda: net.addPodman("h1", dimage="x"), "there is a node h1 already"),
+        (lambda: net.removeDocker("d1"), "there is no host d1"),
+        (lambda: net.removeLink("h1", "h2"), "there is no link h1-h2"),
         (lambda: net.program("s1"), "switch s1 has no P4 program yet"),
     ]
     for mistake, message in cases:

@@ -1,0 +1,159 @@
+"""Real engines for the tests of container hosts: installed by set-up, with storage of their own, ended at the end.
+
+dockerd is ours and its process is ended at the end; Podman has no daemon. Both get images made here, from Debian's
+static busybox: no registry is asked.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from topo.containers.engine import RUN_LABEL, Engine, connect
+from topo.paths import CHECKOUT
+from topo.runs import MARKER
+from topo.switches import die_with_parent
+from topo.waiting import wait_until
+
+TOOLS = "p4ferry-test/tools"  # a shell and busybox's applets, no bash
+BARE = "p4ferry-test/bare"  # one program, /bin/sleep
+_START_TIMEOUT = 30.0  # seconds
+_STOP_TIMEOUT = 20.0
+
+
+@pytest.fixture(scope="session")
+def installed() -> None:
+    """Let set-up install the engines."""
+    done = subprocess.run(
+        [CHECKOUT / "scripts" / "setup", "--containers-only"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return Debian's static busybox, unpacked and not installed."""
+    folder = tmp_path_factory.mktemp("busybox")
+    subprocess.run(
+        ["apt-get", "download", "-qq", "busybox-static"], cwd=folder, check=True, capture_output=True
+    )
+    (package,) = folder.glob("*.deb")
+    subprocess.run(["dpkg-deb", "--extract", package, folder], check=True)
+    return next(path for path in (folder / "bin/busybox", folder / "usr/bin/busybox") if path.is_file())
+
+
+@pytest.fixture(scope="session")
+def images(busybox: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the root file systems of the images, as archives."""
+    folder = tmp_path_factory.mktemp("images")
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    tools, bare = folder / "tools.tar", folder / "bare.tar"
+    _archive(tools, busybox, "bin/busybox", [name for name in applets if name != "busybox"])
+    _archive(bare, busybox, "bin/sleep", [])
+    return {TOOLS: tools, BARE: bare}
+
+
+def _archive(path: Path, program: Path, at: str, links: list[str]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "root"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(entry)
+        entry = tarfile.TarInfo(at)
+        entry.size, entry.mode = program.stat().st_size, 0o755
+        archive.addfile(entry, io.BytesIO(program.read_bytes()))
+        for name in links:
+            entry = tarfile.TarInfo(f"bin/{name}")
+            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(entry)
+
+
+@pytest.fixture(scope="session")
+def dockerd(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a Docker daemon of our own; yields its address."""
+    folder = tmp_path_factory.mktemp("dockerd")
+    (folder / "daemon.json").write_text(json.dumps({"experimental": True}))
+    address = f"unix://{folder}/docker.sock"
+    # fmt: off
+    command = ["dockerd", "--config-file", folder / "daemon.json", "--host", address,
+               "--pidfile", folder / "docker.pid", "--data-root", folder / "data", "--exec-root", folder / "exec",
+               "--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
+    # fmt: on
+    environment = {key: value for key, value in os.environ.items() if key != MARKER}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        socket = folder / "docker.sock"
+        assert wait_until(lambda: socket.exists() or process.poll() is not None, _START_TIMEOUT, 0.05)
+        assert process.poll() is None, (folder / "log").read_text()[-2000:]
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_STOP_TIMEOUT)
+        finally:
+            process.kill()
+            _unmount(folder)
+
+
+def _unmount(folder: Path) -> None:
+    """Take away what the daemon has left mounted."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in reversed([point for point in points if point.startswith(f"{folder}/")]):
+        subprocess.run(["umount", "--lazy", point], check=False)
+
+
+@pytest.fixture(scope="session")
+def podman_storage(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give Podman storage of its own; yields its configuration."""
+    folder = tmp_path_factory.mktemp("podman")
+    file = folder / "storage.conf"
+    file.write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
+    )
+    yield file
+    _unmount(folder)
+
+
+@pytest.fixture(scope="session")
+def _settings(dockerd: str, podman_storage: Path, images: dict[str, Path]) -> Iterator[None]:
+    """Let engines be found by everything that this process starts, with their images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", dockerd)
+        patch.setenv("CONTAINERS_STORAGE_CONF", str(podman_storage))
+        for name, archive in images.items():
+            for command in (["docker"], ["podman"]):
+                subprocess.run([*command, "import", archive, name], check=True, capture_output=True)
+        yield
+
+
+@pytest.fixture(params=["docker", "podman"])
+def engine(request: pytest.FixtureRequest, _settings: None) -> Iterator[Engine]:
+    """Yield each engine in turn; a test leaves no container in it."""
+    engine = connect(request.param)
+    yield engine
+    left = containers(engine)
+    for container in left:
+        engine.remove(container)
+    assert left == []
+
+
+def containers(engine: Engine) -> list[str]:
+    """List all containers that any run has made."""
+    command = [engine.name, "ps", "--all", "--quiet", "--filter", f"label={RUN_LABEL}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

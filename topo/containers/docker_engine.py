@@ -1,0 +1,165 @@
+"""Docker, through docker-py and the daemon's API: DOCKER_HOST says where, as for Docker's own command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, NotFound
+from docker.types import Ulimit
+
+from topo.containers.engine import RUN_LABEL, SETUP, NoSuchCommand, ulimits
+from topo.containers.limits import Limits
+from topo.containers.spec import ContainerSpec
+from topo.errors import ContainerFailed, MissingTool
+
+DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
+_TIMEOUT = 60  # seconds for any answer
+# What runc answers through the daemon when the first program of a container is not there.
+_NO_COMMAND = ("no such file or directory", "executable file not found")
+
+
+class DockerEngine:
+    """A Docker daemon."""
+
+    name = "docker"
+
+    def __init__(self, address: str = "") -> None:
+        """Connect to the daemon at an address, or at DOCKER_HOST; raises MissingTool."""
+        self._address = address or os.environ.get("DOCKER_HOST", DEFAULT_ADDRESS)
+        try:
+            self._client: Any = docker.APIClient(base_url=self._address, version="auto", timeout=_TIMEOUT)
+            self._client.ping()
+        except DockerException as ex:
+            raise MissingTool(_unreachable(self._address)) from ex
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    def describe(self) -> str:
+        info = self._client.info()
+        version, driver = info.get("CgroupVersion", "1"), info["CgroupDriver"]
+        return f"Docker {info['ServerVersion']} at {self._address}, control groups v{version} by {driver}"
+
+    def has_image(self, image: str) -> bool:
+        try:
+            self._client.inspect_image(image)
+        except NotFound:
+            return False
+        except APIError as ex:
+            raise ContainerFailed(f"docker: {_reason(ex)}") from ex
+        return True
+
+    def image_has_command(self, image: str) -> bool:
+        config = self._client.inspect_image(image)["Config"] or {}
+        return bool(config.get("Cmd") or config.get("Entrypoint"))
+
+    def start(self, name: str, hostname: str, spec: ContainerSpec, command: tuple[str, ...], run: str) -> str:
+        try:
+            made: str = self._client.create_container(
+                spec.image,
+                list(command) or None,
+                name=name,
+                hostname=hostname,
+                user=spec.user,
+                stdin_open=True,  # a shell as the first program waits for input
+                environment=dict(spec.environment),
+                labels={**spec.labels, RUN_LABEL: run},
+                ports=[_port(port) for port in [*spec.ports, *spec.port_bindings]],
+                volumes=[volume for volume in spec.volumes if ":" not in volume],
+                host_config=self._host_config(spec),
+            )["Id"]
+        except APIError as ex:
+            raise ContainerFailed(f"docker cannot make {name}: {_reason(ex)}") from ex
+        try:
+            self._client.start(made)
+        except BaseException as ex:
+            self.remove(made)
+            if not isinstance(ex, APIError):
+                raise
+            if any(words in _reason(ex) for words in _NO_COMMAND) and ": exec: " in _reason(ex):
+                raise NoSuchCommand(
+                    f"image {spec.image} has no {' '.join(command[:1]) or 'such command'}"
+                ) from ex
+            raise ContainerFailed(f"docker cannot start {name}: {_reason(ex)}") from ex
+        return made
+
+    def _host_config(self, spec: ContainerSpec) -> Any:
+        # privileged, cgroup_parent and the cgroup driver stay the daemon's own matter: naming a parent is what fails
+        # under the systemd driver.
+        return self._client.create_host_config(
+            network_mode=spec.network_mode,
+            binds=[volume for volume in spec.volumes if ":" in volume],
+            tmpfs=dict(spec.tmpfs) or None,
+            publish_all_ports=spec.publish_all_ports and spec.network_mode != "none",
+            port_bindings=_bindings(spec) if spec.network_mode != "none" else None,
+            dns=list(spec.dns) or None,
+            ipc_mode=spec.ipc_mode,
+            devices=list(spec.devices) or None,
+            cap_add=list(spec.cap_add),
+            sysctls=dict(spec.sysctls) or None,
+            shm_size=spec.shm_size,
+            ulimits=[Ulimit(name=name, soft=limit, hard=limit) for name, limit in ulimits().items()],
+            **spec.limits.said(),
+        )
+
+    def pid(self, container: str) -> int:
+        try:
+            return int(self._client.inspect_container(container)["State"]["Pid"])
+        except NotFound:
+            return 0
+
+    def log(self, container: str) -> str:
+        lines = self._client.logs(container, tail=1).decode(errors="replace").strip().splitlines()
+        return str(lines[-1]) if lines else ""
+
+    def update(self, container: str, limits: Limits) -> None:
+        try:
+            self._client.update_container(container, **limits.said())
+        except (APIError, DockerException) as ex:
+            raise ContainerFailed(f"docker cannot change limits: {_reason(ex)}") from ex
+
+    def remove(self, container: str) -> None:
+        try:
+            self._client.remove_container(container, force=True, v=True)
+        except NotFound:
+            return
+        except APIError as ex:
+            if ex.status_code == 409 and "already in progress" in _reason(ex):
+                return
+            raise ContainerFailed(f"docker cannot remove {container[:12]}: {_reason(ex)}") from ex
+
+    def of_run(self, run: str) -> list[str]:
+        found = self._client.containers(all=True, filters={"label": f"{RUN_LABEL}={run}"})
+        return [container["Id"] for container in found]
+
+
+def _bindings(spec: ContainerSpec) -> dict[str, Any]:
+    bindings: dict[str, Any] = {}
+    for inside, outside in spec.port_bindings.items():
+        address, _, port = outside.rpartition(":")
+        bindings[inside] = (address, int(port)) if address else int(port)
+    return bindings
+
+
+def _port(text: str) -> tuple[str, str]:
+    number, _, protocol = text.partition("/")
+    return number, protocol or "tcp"
+
+
+def _reason(ex: Exception) -> str:
+    """Return what the daemon said, on one line."""
+    text = (ex.explanation if isinstance(ex, APIError) else None) or str(ex)
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    return " ".join(str(text).split())
+
+
+def _unreachable(address: str) -> str:
+    if shutil.which("dockerd") is None and address == DEFAULT_ADDRESS:
+        return f"Docker is not installed; {SETUP}"
+    remedy = "start its daemon (systemctl start docker, or dockerd &), or set DOCKER_HOST"
+    return f"Docker does not answer at {address}: {remedy}"

@@ -1,0 +1,72 @@
+"""A network as NetworkAPI's users describe it: plain data, until `startNetwork` builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from topo.compile import CompiledProgram
+from topo.processes import ProcessName
+
+
+@dataclass
+class HostNode:
+    """A host as described; `ip` and `mac` may also come from its interface's settings."""
+
+    name: str
+    ip: str | None = None
+    mac: str | None = None
+    default_route: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    engine: str | None = None
+    """Which engine's container the host is; None is a process host."""
+
+
+@dataclass
+class SwitchNode:
+    """A P4 switch as described; `assigned_…` is worked out by `startNetwork`."""
+
+    name: str
+    p4_source: Path | None = None
+    device_id: int | None = None
+    grpc_port: int | None = None
+    log_enabled: bool = False
+    pcap_dump: bool = False
+    params: dict[str, Any] = field(default_factory=dict)
+    assigned_program: CompiledProgram | None = field(default=None, init=False)
+
+
+@dataclass
+class LinkEnd:
+    """One end of a link."""
+
+    node: str
+    port: int | None = None
+    mac: str | None = None
+    ip: str | None = None
+    intf: str | None = None
+
+
+@dataclass
+class LinkPair:
+    """A link between two nodes."""
+
+    ends: tuple[LinkEnd, LinkEnd]
+
+    def end(self, node: str) -> LinkEnd:
+        """Return the end at `node`."""
+        return next(end for end in self.ends if end.node == node)
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """What outlives this process: the PIDs that hold the hosts' namespaces, and the switches of an earlier run.
+
+    `are_adopted`: hosts and links are there already, made by the run that these were left by.
+    """
+
+    holders: Mapping[str, int]
+    switches: Mapping[str, ProcessName] = field(default_factory=dict)
+    are_adopted: bool = False
