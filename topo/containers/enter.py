@@ -28,6 +28,9 @@ NOT_FOUND = 127
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PROMPT = chr(127)  # what Mininet takes for the end of a command's output
 SHELLS = (["/bin/bash", "--norc", "--noediting", "-is"], ["/bin/sh", "-is"])
+END = signal.SIGUSR1
+"""Ends the command at once. Killing this process would leave the command's remains to the machine's first process; a
+container cannot end before they are gone, and some of those take their time."""
 # In the order of setns(2): the user namespace gives the right to enter the others, the mount namespace hides /proc.
 NAMESPACES = ("user", "cgroup", "ipc", "uts", "net", "pid", "mnt")
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
@@ -165,6 +168,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command's matter
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda signum, _: os.kill(child, signum))
+    signal.signal(END, lambda *_: os.kill(child, signal.SIGKILL))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code

@@ -74,10 +74,7 @@ class PublishedPorts:
             self._loop.run_until_complete(asyncio.start_server(_Relay(port), sock=listener))
         self._is_ready.set()
         self._loop.run_forever()
-        relays = asyncio.all_tasks(self._loop)
-        for relay in relays:
-            relay.cancel()
-        self._loop.run_until_complete(asyncio.gather(*relays, return_exceptions=True))
+        self._loop.run_until_complete(_cancel_all())
         self._loop.close()
 
 
@@ -101,6 +98,14 @@ class _Relay:
         finally:
             inner_writer.close()
             writer.close()
+
+
+async def _cancel_all() -> None:
+    """End every relay."""
+    relays = asyncio.all_tasks() - {asyncio.current_task()}
+    for relay in relays:
+        relay.cancel()
+    await asyncio.gather(*relays, return_exceptions=True)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

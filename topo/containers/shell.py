@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pty
-import signal
 import subprocess
 import sys
 import termios
@@ -16,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from topo.containers.cgroups import groups_of
-from topo.containers.enter import NOT_FOUND, PROMPT
+from topo.containers.enter import END, NOT_FOUND, PROMPT
 
+_END_TIMEOUT = 2.0  # seconds
 _ENTER = Path(__file__).with_name("enter.py")
 _LOCAL_FLAGS = 3  # where termios.tcgetattr has c_lflag
 
@@ -56,8 +56,12 @@ def start_shell(name: str, pid: int, slave: int) -> subprocess.Popen[bytes]:
 def end_shell(shell: subprocess.Popen[bytes]) -> None:
     """End a shell; what it runs in the background goes on."""
     if shell.poll() is None:
-        os.killpg(shell.pid, signal.SIGKILL)  # the shell inside ends with its parent
-    shell.wait()
+        shell.send_signal(END)
+    try:
+        shell.wait(_END_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        shell.kill()  # the shell inside ends with its parent
+        shell.wait()
 
 
 def why_none(shell: subprocess.Popen[bytes], said: str) -> str | None:
