@@ -63,7 +63,7 @@ def assert_clean(result: dict) -> None:
 
 def test_the_readmes_example(tmp_path: Path, leaves_nothing: None) -> None:
     """As printed, from the checkout."""
-    (example,) = re.findall(r"```python\n(.*?)```", (paths.CHECKOUT / "README.md").read_text(), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", (paths.CHECKOUT / "README.md").read_text(), re.DOTALL)
     script = tmp_path / "example.py"
     script.write_text(example)
     # fmt: off

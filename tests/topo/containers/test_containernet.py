@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,6 +85,23 @@ def test_a_script_runs_with_its_import_line_changed(engine: Engine, tmp_path: Pa
     assert "MISSING" not in said and "rror" not in said and "Traceback" not in said, said
     assert has_netem() or "link s1-s2: the kernel has no netem, the link goes without delay" in said
     assert containers(engine) == []
+
+
+def test_the_readmes_example(_settings: None, tmp_path: Path) -> None:
+    """As printed, but for the image: there is no debian on a new machine."""
+    _, example = re.findall(r"```python\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    script = tmp_path / "example.py"
+    script.write_text(example.replace('"debian"', repr(TOOLS)))
+    environment = {key: value for key, value in os.environ.items() if key != MARKER}
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**environment, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, " 0% packet loss" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("how", ["exception", "Ctrl-C", "kill -9"])
