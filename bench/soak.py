@@ -2,8 +2,9 @@
 
 An echo server with its measuring client, Redis, Redis's producer (a client) and a backend that is both server and
 client (the programs of `--demo redis`) move from host to host, one after the other. At the end: the outcomes, what the
-programs say of their connections, what the kernels of all hosts have counted, and what has grown in this process and
-on the machine between the first tenth and the end.
+programs say of their connections, what the kernels of all hosts have counted (the management links' transfers
+and what CRIU tries out over loopback included), and what has grown in this process and on the machine between the first
+tenth and the end.
 """
 
 from __future__ import annotations
@@ -96,6 +97,10 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         "resets_on_the_wire": resets,
         "kernel": {name: after[name] - before[name] for name in KERNEL},
         "echo": {k: echo[k] for k in ("requests", "replies", "lost_bytes", "duplicated_bytes", "resets")},
+        "clients": {
+            name: {k: seen[k] for k in ("retransmits", "loss_probes", "resets")}
+            for name, seen in (("echo", echo), ("producer", producer), ("poller", poller))
+        },
         "problems": problems,
         "gap_ms": {app: gaps(reports, app) for app in ROUNDS},
         "sizes": sizes,

@@ -332,7 +332,13 @@ class Transaction:
             self.way.end_source()
             self.stage = Stage.ENDED
         begin = time.monotonic()
-        self.way.resume()
+        try:
+            self.way.resume()
+        except MigrationError as ex:
+            # Its sockets were in use for a moment before it ended: see docs/crash-safety.md.
+            raise MigrationError(
+                f"{ex}; that was while the copy was let go, which may have closed connections"
+            ) from ex
         self.report.criu.restore_ms += milliseconds(begin)
         self.stage = Stage.MOVED
         self.plan.app.host, self.plan.app.pid = self.plan.destination, self.copy_pid
