@@ -162,15 +162,17 @@ def _owner(run: Path) -> ProcessName:
 
 
 def _remove_folder(run: Path, keep: str = "") -> None:
-    """Remove a run's folder, or all that is in it but one file."""
+    """Remove a run's folder, or all that is in it but one entry."""
     fast_journals.remove(run / JOURNALS)
     if not keep:
         shutil.rmtree(run, ignore_errors=True)
         return
     for entry in run.iterdir():
+        if entry.name == keep:
+            continue
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
-        elif entry.name != keep:
+        else:
             entry.unlink(missing_ok=True)
 
 
