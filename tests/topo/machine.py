@@ -14,6 +14,7 @@ from pyroute2 import IPRoute
 from topo import paths
 
 CGROUPS = Path("/sys/fs/cgroup")
+ENGINES_OWN = ("/var/lib/containers/", "/var/lib/docker/", "/run/containers/", "/run/docker/")
 OUR_PROGRAMS = ("dataplane.switch", "migration.keeper", "tcp_echo", "criu", "lb.py", "redis-server", "apps/")
 
 
@@ -27,10 +28,16 @@ def leftovers() -> dict[str, Any]:
         "maps": _bpf_objects("map"),
         "firewall": _output("nft", "list", "tables"),
         "control groups": sorted(str(p) for depth in ("", "*/") for p in CGROUPS.glob(f"{depth}p4ferry-*")),
-        "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
+        "mounts": _mounts(),
         "runs": _names(paths.RUNS),
         "images": _names(paths.IMAGES),
     }
+
+
+def _mounts() -> list[str]:
+    """List mount points, but for what an engine keeps mounted for itself while it is installed."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return sorted(point for point in points if not point.startswith(ENGINES_OWN))
 
 
 def _links() -> list[str]:
