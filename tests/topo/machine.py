@@ -15,6 +15,7 @@ from topo import paths
 
 CGROUPS = Path("/sys/fs/cgroup")
 ENGINES_OWN = ("/var/lib/containers/", "/var/lib/docker/", "/run/containers/", "/run/docker/")
+PODMANS_GRAPH = "/graph/overlay"  # Podman's storage as the tests set it up: mounted onto itself now and then
 OUR_PROGRAMS = ("dataplane.switch", "migration.keeper", "tcp_echo", "criu", "lb.py", "redis-server", "apps/")
 
 
@@ -37,7 +38,7 @@ def leftovers() -> dict[str, Any]:
 def _mounts() -> list[str]:
     """List mount points, but for what an engine keeps mounted for itself while it is installed."""
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return sorted(point for point in points if not point.startswith(ENGINES_OWN))
+    return sorted(p for p in points if not p.startswith(ENGINES_OWN) and not p.endswith(PODMANS_GRAPH))
 
 
 def _links() -> list[str]:
