@@ -188,11 +188,20 @@ def _end_processes(run: str) -> int:
 
 
 def _remove_cgroups(run: str, root: Path = Path("/sys/fs/cgroup")) -> None:
-    """Remove the control groups of a run's containers, which have ended, in every hierarchy."""
-    for pattern in (f"p4ferry-{run}-*", f"*/p4ferry-{run}-*"):
-        for group in root.glob(pattern):
+    """Remove the control groups of a run's containers, which have ended, in every hierarchy.
+
+    A process leaves its group a little later than its memory, by which `processes_of` knows it; until then the group
+    is busy.
+    """
+
+    def are_gone() -> bool:
+        groups = [g for p in (f"p4ferry-{run}-*", f"*/p4ferry-{run}-*") for g in root.glob(p)]
+        for group in groups:
             with contextlib.suppress(OSError):
                 group.rmdir()
+        return not any(group.exists() for group in groups)
+
+    wait_until(are_gone, _KILL_TIMEOUT)
 
 
 def _recorded(run: Path) -> dict[str, Any]:
