@@ -19,6 +19,8 @@ class Host:
     address: IPv4Address
     management: IPv4Address | None = None
     """Its address on the management network, over which images and pages travel; without one they cannot."""
+    sandbox: str | None = None
+    """Of a host that is a container engine's: the id of the container, or the pod, whose network programs join."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,16 @@ class Container:
 
 
 @dataclass(slots=True)
+class EngineContainer:
+    """What makes a program a container of Docker's or Podman's; a twin takes its place on each move."""
+
+    engine: str
+    """docker or podman."""
+    id: str
+    """The engine's own, which changes with every move; the name that the user gave does not."""
+
+
+@dataclass(slots=True)
 class App:
     """A program that was started so that it can be moved; `host` and `pid` follow it on its way.
 
@@ -57,6 +69,7 @@ class App:
     volumes: list[Volume] = field(default_factory=list)
     """Working files that move with it; of a container, `directory` is the path inside."""
     container: Container | None = None
+    engine: EngineContainer | None = None
 
     @property
     def logs(self) -> frozenset[Path]:
