@@ -366,7 +366,8 @@ def become_unmounter(request: dict[str, Any]) -> None:
 def become_holder(name: str) -> None:
     """Turn into a process that only holds a host's network and mount namespace, as Mininet makes them."""
     ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
-    ns.unshare(ns.CLONE_NEWNET | ns.CLONE_NEWNS)
+    ns.unshare_network()
+    ns.unshare(ns.CLONE_NEWNS)
     ns.make_mounts_private()
     null = os.open("/dev/null", os.O_RDWR)
     for number in range(3):

@@ -5,6 +5,7 @@ Only thin wrappers; all raise OSError with the kernel's reason.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
@@ -24,6 +25,8 @@ PR_SET_CHILD_SUBREAPER = 36
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
+# Buckets of a host's own tables: for thousands of connections, and short enough to be walked in no time.
+SOCKET_TABLES = {"tcp_child_ehash_entries": 4096, "udp_child_hash_entries": 1024}
 # A nice value for work that somebody waits for.
 URGENT = -20
 
@@ -46,6 +49,20 @@ def setns(fd: int, kind: int) -> None:
 def unshare(kinds: int) -> None:
     """Leave namespaces for new ones (CLONE_NEWPID: for the next child)."""
     _check(_libc.unshare(kinds), "unshare")
+
+
+def unshare_network() -> None:
+    """Move into a new network namespace whose tables of sockets are small, where the kernel allows that.
+
+    A list of sockets is a walk through a whole table, and CRIU makes several while a program stands still. The
+    tables of a namespace are the machine's own (with 24 GiB: 262,144 buckets, milliseconds a walk) unless the
+    namespace that it was made in says otherwise: tcp_child_ehash_entries (Linux 6.1), udp_child_hash_entries (6.2).
+    """
+    unshare(CLONE_NEWNET)
+    for name, entries in SOCKET_TABLES.items():
+        with contextlib.suppress(OSError):  # an older kernel, or a /proc that is read-only
+            (Path("/proc/sys/net/ipv4") / name).write_text(f"{entries}\n")
+    unshare(CLONE_NEWNET)
 
 
 def prctl(option: int, value: int) -> None:
