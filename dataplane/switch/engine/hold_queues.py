@@ -134,12 +134,11 @@ class HoldQueues:
     def release(self, number: int) -> None:
         """Let go what waits, in order, and all that comes behind it; return when nothing waits any more."""
         queue = self._known(number)
-        if not queue.holding:
-            return
-        assert self._plugs is not None
-        self._set_holding(number, queue, False)
-        _, in_flight, *_, cpu, _, _ = self._cell(number)
-        self._plugs.open(*self._made[number], cpu if in_flight else None)
+        if queue.holding:
+            assert self._plugs is not None
+            self._set_holding(number, queue, False)
+            _, in_flight, *_, cpu, _, _ = self._cell(number)
+            self._plugs.open(*self._made[number], cpu if in_flight else None)
         self._wait_until_empty(number)
 
     def _set_holding(self, number: int, queue: _Queue, holding: bool) -> None:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from finsy.proto import p4i, p4r
+from google.protobuf import any_pb2
 
-from dataplane.switch.p4runtime import packet_io
+from dataplane.switch.p4runtime import externs, packet_io
 from dataplane.switch.p4runtime.arbitration import Arbitration, Notifications
 from dataplane.switch.p4runtime.controller import Controller
 from dataplane.switch.p4runtime.errors import (
@@ -308,6 +309,19 @@ class Device:
         frame = packet_io.packet_out(committed.forwarding.schema.packet_out, message)
         with refusals():
             committed.forwarding.pipeline.packet_out(frame)
+
+    def stream_update(self, controller: Controller, message: any_pb2.Any) -> None:
+        """Carry out an update that came on the stream, behind the packets that were sent before it.
+
+        Only an extern's: whatever P4Runtime has a Write for belongs there. Raises RequestRefused.
+        """
+        update = externs.stream_update(message)
+        with self._state_lock:
+            if controller is not self.arbitration.primary:
+                raise RequestRefused(Code.PERMISSION_DENIED, "only the primary may change a hold queue")
+            (result,) = self._forwarding().write([update])
+        if result is not None:
+            raise result
 
     def acknowledge_digest(self, controller: Controller, ack: p4r.DigestListAck) -> None:
         """Take the acknowledgement of a digest list; raises RequestRefused."""

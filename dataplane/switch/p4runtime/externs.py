@@ -9,6 +9,9 @@ google.protobuf.Struct:
                queue has held: "packets", "bytes", "dropped", and "waiting" bytes.
   LOSSES       read only: {"digests": 0, "packet_ins": 0}, since the pipeline was loaded.
 
+A modify may also come on the stream, as a StreamMessageRequest's `other` with a p4.v1.Update in it: it takes effect
+sooner than a Write does, and behind the packet-outs that were sent before it. Only refusals are answered.
+
 A read must name the extern: who asks for everything does not expect what P4Info does not have.
 """
 
@@ -18,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finsy.proto import p4r
-from google.protobuf import struct_pb2
+from google.protobuf import any_pb2, struct_pb2
 from google.protobuf.message import DecodeError
 
 from dataplane.switch.p4runtime.errors import invalid, refusals, unimplemented
@@ -48,6 +51,17 @@ def write_extern(pipeline: Pipeline, operation: Operation, entry: p4r.ExternEntr
             pipeline.release_queue(number)
         else:
             raise invalid("a hold queue is modified by holding: true or false")
+
+
+def stream_update(message: any_pb2.Any) -> p4r.Update:
+    """Unpack an update that came as a stream's `other` message; raises RequestRefused if it is not an extern's."""
+    update = p4r.Update()
+    try:
+        if message.Unpack(update) and update.entity.HasField("extern_entry"):
+            return update
+    except DecodeError as ex:
+        raise invalid("a stream message of our own is a p4.v1.Update; this one cannot be decoded") from ex
+    raise unimplemented("a stream takes no message of another kind than updates of externs, as p4.v1.Update")
 
 
 def read_externs(pipeline: Pipeline, request: p4r.ExternEntry) -> Iterator[p4r.Entity]:

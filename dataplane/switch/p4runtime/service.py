@@ -20,7 +20,7 @@ from finsy.proto import p4r, p4r_grpc
 
 from dataplane.switch.p4runtime.controller import Controller
 from dataplane.switch.p4runtime.device import Device
-from dataplane.switch.p4runtime.errors import RequestRefused, unimplemented
+from dataplane.switch.p4runtime.errors import RequestRefused
 from dataplane.switch.p4runtime.status import DETAILS_KEY, SPACE, batch_status
 
 log = logging.getLogger(__name__)
@@ -138,9 +138,12 @@ class P4RuntimeService(p4r_grpc.P4RuntimeServicer):  # type: ignore[misc]  # gen
                     error.digest_list_ack.digest_list_ack.CopyFrom(request.digest_ack)
                     controller.send(p4r.StreamMessageResponse(error=error))
             case _:
-                error = _stream_error(unimplemented("this kind of stream message is not offered"))
-                error.other.SetInParent()
-                controller.send(p4r.StreamMessageResponse(error=error))
+                try:
+                    self.device.stream_update(controller, request.other)
+                except RequestRefused as ex:
+                    error = _stream_error(ex)
+                    error.other.other.CopyFrom(request.other)
+                    controller.send(p4r.StreamMessageResponse(error=error))
 
 
 def _stream_error(ex: RequestRefused) -> p4r.StreamError:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from finsy.proto import p4r
-from google.protobuf import struct_pb2, wrappers_pb2
+from google.protobuf import any_pb2, struct_pb2, wrappers_pb2
 
 from dataplane.switch.p4runtime.externs import EXTERN_TYPE, HOLD_QUEUES, LOSSES
-from tests.dataplane.p4runtime.client import Client, codes, failure
+from tests.dataplane.p4runtime.client import Client, Stream, codes, failure
 from tests.dataplane.p4runtime.conftest import ModelSwitch
 
-INVALID, NOT_FOUND, ALREADY_EXISTS, UNIMPLEMENTED = 3, 5, 6, 12
+INVALID, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, UNIMPLEMENTED = 3, 5, 6, 7, 12
 INSERT, MODIFY, DELETE = p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE
 QUEUE = {"queue": 3, "packet_in": {"reason": 2, "id": 7}, "packet_out": {"id": 7}, "budget": 1 << 26}
 
@@ -99,3 +99,47 @@ def test_other_externs(ready: Client) -> None:
     other.extern_entry.entry.Pack(struct_pb2.Struct())
     other.extern_entry.entry.value = b"\xff"
     assert codes(failure(lambda: ready.write(p4r.Update(type=INSERT, entity=other)))) == [INVALID]
+
+
+def on_stream(fields: dict[str, Any], kind: int = MODIFY) -> any_pb2.Any:
+    """Return an update as a stream's `other` message."""
+    message = any_pb2.Any()
+    message.Pack(p4r.Update(type=kind, entity=extern(fields)))
+    return message
+
+
+def test_a_queue_is_let_go_on_the_stream(ready: Client, primary: Stream, switch: ModelSwitch) -> None:
+    """In order with the packets that were sent before; nothing answers, and a Write of the same finds it done."""
+    write(ready, INSERT, QUEUE)
+    primary.send(other=on_stream({"queue": 3, "holding": False}))
+    assert primary.nothing_comes()
+    assert not switch.engine.running.queues()[3].holding
+    write(ready, MODIFY, {"queue": 3, "holding": False})
+
+
+def test_stream_messages_that_are_refused(ready: Client, primary: Stream) -> None:
+    """With the reason and the message; the stream goes on, and only the primary may send them."""
+    table = any_pb2.Any()
+    table.Pack(p4r.Update(type=INSERT, entity=p4r.Entity(table_entry=p4r.TableEntry(table_id=1))))
+    string = any_pb2.Any()
+    string.Pack(wrappers_pb2.StringValue(value="hold"))
+    broken = on_stream({"queue": 3, "holding": False})
+    broken.value = b"\xff"
+    for message, code in (
+        (on_stream({"queue": 9, "holding": False}), NOT_FOUND),
+        (table, UNIMPLEMENTED),
+        (string, UNIMPLEMENTED),
+        (any_pb2.Any(), UNIMPLEMENTED),
+        (broken, INVALID),
+    ):
+        primary.send(other=message)
+        error = primary.expect("error")
+        assert (error.canonical_code, error.other.other) == (code, message)
+    backup = ready.stream()
+    backup.bid(None)
+    backup.expect("arbitration")
+    write(ready, INSERT, QUEUE)
+    backup.send(other=on_stream({"queue": 3, "holding": False}))
+    assert backup.expect("error").canonical_code == PERMISSION_DENIED
+    assert read(ready)[0]["holding"] is True
+    backup.close()
