@@ -349,16 +349,20 @@ class SwitchLink:
 
     async def write_extern(self, op: Op, id: int, fields: Mapping[str, Any]) -> None:
         """Write an extern entry; raises WriteRefused, which is what a switch without such an extern does."""
-        entry = p4r.ExternEntry(extern_type_id=_EXTERN_TYPE, extern_id=id)
-        struct = Struct()
-        struct.update(fields)
-        entry.entry.Pack(struct)
-        update = p4r.Update(type=UPDATE_TYPE[op], entity=p4r.Entity(extern_entry=entry))
         try:
-            await self._connected().write([update])
+            await self._connected().write([_extern_update(op, id, fields)])
         except finsy.P4ClientError as ex:
             reasons = [detail.message for detail in ex.details.values()]
             raise WriteRefused(f"switch {self.name}: {', '.join(reasons) or _reason(ex)}") from ex
+
+    async def modify_extern_soon(self, id: int, fields: Mapping[str, Any]) -> None:
+        """Modify an extern entry by a message on the stream, which is there before a Write would be.
+
+        Nothing says what became of it: a Write of the same does, afterwards.
+        """
+        request = p4r.StreamMessageRequest()
+        request.other.Pack(_extern_update(Op.MODIFY, id, fields))
+        await self._send(self._connected(), request)
 
     async def read_externs(self, ids: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
         """Read extern entries, with the extern that each belongs to; raises SwitchError if they are not offered."""
@@ -426,6 +430,14 @@ async def _running(work: Any) -> AsyncIterator[asyncio.Future[Any]]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def _extern_update(op: Op, id: int, fields: Mapping[str, Any]) -> p4r.Update:
+    entry = p4r.ExternEntry(extern_type_id=_EXTERN_TYPE, extern_id=id)
+    struct = Struct()
+    struct.update(fields)
+    entry.entry.Pack(struct)
+    return p4r.Update(type=UPDATE_TYPE[op], entity=p4r.Entity(extern_entry=entry))
 
 
 def _summary(changes: Sequence[Change]) -> str:
