@@ -21,7 +21,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -121,16 +121,13 @@ class Drainer:
             loop = asyncio.get_running_loop()
             self._taps[host.name] = await loop.run_in_executor(self._executor, Tap, host)
 
-    async def drain(
-        self, host: Host, link: SwitchLink, hold: int, behind: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Return when everything that had passed the hold has arrived, and `behind` has been done after that began."""
+    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
+        """Return when everything that had passed the hold has arrived."""
         await self.open(host)
         tap = self._taps[host.name]
         async with tap.turn:
             await _see_through(tap, host, link, hold)
-        flushed = asyncio.get_running_loop().run_in_executor(self._executor, flush_backlogs)
-        await asyncio.gather(flushed, behind())
+        await asyncio.get_running_loop().run_in_executor(self._executor, flush_backlogs)
 
     def close(self, host: str | None = None) -> None:
         """Stop listening at a host; without one, at all of them, and for good."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -34,6 +34,8 @@ _T = TypeVar("_T")
 _CALL_S = 30.0
 _PATIENCE_S = 10.0
 _AGAIN_S = 0.05
+_AHEAD_S = 0.001
+"""What a write that has time waits for the thread that was told something more urgent; the interpreter runs one."""
 _RELEASE_ROUNDS = 3
 _TURN = 256
 """Rows of a write that is not urgent."""
@@ -45,10 +47,8 @@ class Drains(Protocol):
     async def open(self, host: Host) -> None:
         """Get ready, when there is time."""
 
-    async def drain(
-        self, host: Host, link: SwitchLink, hold: int, behind: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Return when everything that had passed the hold has arrived, and `behind` has been done after that began."""
+    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
+        """Return when everything that had passed the hold has arrived."""
 
     def close(self, host: str | None = None) -> None:
         """Let go of a host, or of everything."""
@@ -69,6 +69,8 @@ class _Active:
     held: set[Endpoint] = field(default_factory=set)
     draining: bool = False
     """A hold has begun, or was extended, since packets under way were last waited for."""
+    muting: asyncio.Task[None] | None = None
+    """The write that lets the source's packets be kept as well, under way."""
     switched: bool = False
     stats: HeldStats = field(default_factory=HeldStats)
     beyond: list[KeptPacket] = field(default_factory=list)
@@ -123,6 +125,10 @@ class SwitchSteering:
     def drained(self, move: Move) -> None:
         """Wait for the packets that had passed before the hold stood."""
         self._call(lambda: self._drained(move))
+
+    def muted(self, move: Move) -> None:
+        """Return when what the source sends is kept as well."""
+        self._call(lambda: self._muted(move))
 
     def extend(self, move: Move) -> None:
         """Prepare and hold what the image has more than /proc had."""
@@ -194,7 +200,8 @@ class SwitchSteering:
         source = self._host(move.source)
         self._plan(active, move)
         await self._balancer.write(active.plan.prepare.values())
-        self._balancer.link.codec.encode_ahead(active.plan.switch.values())
+        urgent = [rows.holding(active.hold), rows.holding_source(active.hold)] if self.holding else []
+        self._balancer.link.codec.encode_ahead([*urgent, *active.plan.switch.values()])
         if self.holding:
             await self._write_in_turns(self._mark(active))
             await self._queues.begin(active.hold)
@@ -254,18 +261,35 @@ class SwitchSteering:
         active = self._moves.get(move.id)
         if active is None or not active.draining:
             return
-        # Only behind the marker: what the program has answered until then need not wait.
-        keep = [rows.holding_source(active.hold)]
+        await self._end_muting(active)
+
         with trace.told(
             move.source, "marker, through the switch", "marker: nothing is on its way here any more"
         ):
-            await self._drainer.drain(
-                self._host(move.source),
-                self._balancer.link,
-                active.hold,
-                lambda: self._balancer.write(keep),
-            )
+            await self._drainer.drain(self._host(move.source), self._balancer.link, active.hold)
         active.draining = False
+        # Only behind the marker: what the program has answered until then need not wait. And beside all that comes
+        # before its sockets are looked at.
+        active.muting = asyncio.ensure_future(self._mute(active))
+
+    async def _mute(self, active: _Active) -> None:
+        await asyncio.sleep(_AHEAD_S)
+        await self._balancer.write([rows.holding_source(active.hold)])
+
+    async def _muted(self, move: Move) -> None:
+        active = self._moves.get(move.id)
+        if active is None or not active.held:
+            return
+        await self._end_muting(active)
+        await self._balancer.write([rows.holding_source(active.hold)])  # if it could not be written then
+
+    async def _end_muting(self, active: _Active) -> None:
+        """Wait for a write that is under way, whatever becomes of it."""
+        task, active.muting = active.muting, None
+        if task is not None:
+            await asyncio.wait({task})
+            if not task.cancelled() and (ex := task.exception()) is not None:
+                LOG.warning("the source of a move is not kept quiet yet: %s", ex)
 
     async def _extend(self, move: Move) -> None:
         active = self._active(move)
@@ -279,6 +303,7 @@ class SwitchSteering:
             active.draining = True
         if active.held:
             await self._drained(move)
+            await self._muted(move)
 
     async def _restore(self, active: _Active, keys: set[Key]) -> None:
         """Put keys back to what they were before the move."""
@@ -381,6 +406,8 @@ class SwitchSteering:
 
     async def _release(self, move: Move) -> HeldStats:
         active = self._moves.get(move.id)
+        if active is not None:
+            await self._end_muting(active)
         table = self._balancer.table
         marked = active.marked if active is not None else _marks(move, table)
         ids = {active.hold} if active is not None else {table[key].params[0] for key in marked}

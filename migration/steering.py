@@ -109,6 +109,9 @@ class NullSteering:
     def drained(self, move: Move) -> None:
         self.calls.append("drained")
 
+    def muted(self, move: Move) -> None:
+        self.calls.append("muted")
+
     def extend(self, move: Move) -> None:
         self.calls.append("extend")
 
@@ -142,8 +145,7 @@ class Steering(Protocol):
     def hold(self, move: Move) -> None:
         """Keep every packet for the move's endpoints, and return only when what had already passed has arrived.
 
-        On return nothing is on its way to the source's sockets any more. What they send is kept as well. It is
-        `start_hold` and `drained`, for those who have nothing to do in between.
+        It is `start_hold` and `drained`, for those who have nothing to do in between.
         """
 
     def start_hold(self, move: Move) -> None:
@@ -152,8 +154,11 @@ class Steering(Protocol):
     def drained(self, move: Move) -> None:
         """Return when nothing that passed before `start_hold` is on its way to the source's sockets any more.
 
-        From then on what they send is kept as well.
+        Soon what they send is kept as well; `muted` returns when it is.
         """
+
+    def muted(self, move: Move) -> None:
+        """Return when everything that the source's sockets send is kept: to be called before their state is read."""
 
     def extend(self, move: Move) -> None:
         """After the freeze: `move` is now exactly what the image holds; prepare and hold the difference."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -30,12 +30,9 @@ class AtOnce:
     async def open(self, host: Host) -> None:
         """Nothing to open."""
 
-    async def drain(
-        self, host: Host, link: SwitchLink, hold: int, behind: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
         """Wait for the switch only."""
         await link.barrier()
-        await behind()
         self.drained.append(host.name)
 
     def close(self, host: str | None = None) -> None:
@@ -408,6 +405,7 @@ def test_what_a_frozen_source_sends_beyond_its_image(
     )
     controller.steering.prepare(move)
     controller.steering.hold(move)
+    controller.steering.muted(move)
     source = flat("10.0.2.2")
     switch.inject(frame(6, source, client(1), ACK, b"x" * 10))
     switch.inject(frame(6, source, client(1), ACK, b"x" * 20))

@@ -268,6 +268,10 @@ class RouterSteering:
         self._flush(self.hosts[move.source])
         self.refuse("drained")
 
+    def muted(self, move: Move) -> None:
+        self.calls.append("muted")
+        self.refuse("muted")
+
     def _hold(self, move: Move) -> None:
         self._start_hold(move)
         self._flush(self.hosts[move.source])
