@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from . import tree
 from .custody import PROJECT, Custody, HasDescriptor
@@ -105,6 +105,16 @@ def _import_pycriu(folder: Path) -> tuple[Any, Any, Any]:
         raise CriuMissing(f"the Python package pycriu is missing ({ex}): run `make setup`") from ex
 
 
+class Aside(Protocol):
+    """Something to do while a worker works."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there is something to do."""
+
+    def go_on(self) -> None:
+        """Do it."""
+
+
 class Worker:
     """One `criu swrk` in the namespaces of a host, for one dump or restore."""
 
@@ -166,10 +176,13 @@ class Worker:
         adjust(options)
         self._send(request)
 
-    def wait_for(self, script: str) -> int:
-        """Agree to every notification up to `script`, which stays unanswered; return the PID it names."""
+    def wait_for(self, script: str, aside: Aside | None = None) -> int:
+        """Agree to every notification up to `script`, which stays unanswered; return the PID it names.
+
+        Meanwhile `aside` is seen to.
+        """
         while True:
-            response = self._receive()
+            response = self._receive(aside)
             if response.type != self._rpc.NOTIFY:
                 raise self.failure()
             if response.notify.script == script:
@@ -228,8 +241,8 @@ class Worker:
         """Say whether it has hung up, without waiting for what it may still say."""
         return self._listen(0, 0.0) == HUNG_UP
 
-    def _listen(self, events: int, timeout: float) -> str:
-        """Wait for something to read (if `events` asks for it), or for the worker's end.
+    def _listen(self, events: int, timeout: float, aside: Aside | None = None) -> str:
+        """Wait for something to read (if `events` asks for it), for the worker's end, or to have done something aside.
 
         Its socket alone would not tell: what it was restoring when it was killed has inherited it.
         """
@@ -237,7 +250,11 @@ class Worker:
         poller.register(self._socket, events)  # hanging up is always told
         if self._process is not None:
             poller.register(self._process, select.POLLIN)
+        if aside is not None:
+            poller.register(aside.fileno(), select.POLLIN)
         told = dict(poller.poll(timeout * 1000))
+        if aside is not None and told.pop(aside.fileno(), 0):
+            aside.go_on()
         if not told:
             return SILENT
         if told.get(self._socket.fileno(), 0) & select.POLLIN & events:
@@ -250,9 +267,9 @@ class Worker:
         except OSError as ex:
             raise self.failure() from ex
 
-    def _receive(self) -> Any:
+    def _receive(self, aside: Aside | None = None) -> Any:
         try:
-            while (heard := self._listen(select.POLLIN, self._deadline.left())) == SILENT:
+            while (heard := self._listen(select.POLLIN, self._deadline.left(), aside)) == SILENT:
                 pass
         except StepTimeout:
             self.is_stuck = True

@@ -1,4 +1,6 @@
-"""Image files over a stream socket, as one batch: a table of names and sizes, then the bytes of all, in its order.
+"""Image files over a stream socket, in batches: a table of names and sizes, then the bytes of all, in its order.
+
+The table's length comes first; its highest bit says that more batches follow. A file that comes again replaces itself.
 
 The receiver runs in a thread of its own, waiting from before the freeze; the batch of a small program is one write.
 A receiver takes names and sizes from the other side, so it accepts plain names only and no more than was announced.
@@ -18,6 +20,7 @@ from pathlib import Path
 from ..errors import MigrationError
 
 _LENGTH = struct.Struct(">I")
+_MORE = 1 << 31
 MAX_TABLE = 1 << 20
 CHUNK = 1 << 20
 # What one file or buffer of a batch is sent from.
@@ -28,10 +31,10 @@ class WireError(MigrationError):
     """The batch did not arrive as it was sent."""
 
 
-def encode_table(sizes: Mapping[str, int]) -> bytes:
-    """Write the table that opens a batch."""
+def encode_table(sizes: Mapping[str, int], more: bool = False) -> bytes:
+    """Write the table that opens a batch; `more` batches may follow it."""
     table = json.dumps(list(sizes.items())).encode()
-    return _LENGTH.pack(len(table)) + table
+    return _LENGTH.pack(len(table) | (_MORE if more else 0)) + table
 
 
 def decode_table(table: bytes) -> dict[str, int]:
@@ -49,13 +52,13 @@ def decode_table(table: bytes) -> dict[str, int]:
     return sizes
 
 
-def send(end: socket.socket, files: Mapping[str, Content]) -> int:
-    """Send a batch; return its bytes."""
+def send(end: socket.socket, files: Mapping[str, Content], more: bool = False) -> int:
+    """Send a batch, the last one unless there is `more`; return its bytes."""
     sizes = {
         name: len(what) if isinstance(what, bytes) else what.stat().st_size for name, what in files.items()
     }
     try:
-        parts = [encode_table(sizes)]
+        parts = [encode_table(sizes, more)]
         for what in files.values():
             if isinstance(what, bytes):
                 parts.append(what)
@@ -73,17 +76,18 @@ def send(end: socket.socket, files: Mapping[str, Content]) -> int:
 
 
 class Receiver:
-    """Receives one batch into a folder; files named in `keep` stay in memory, in `kept`."""
+    """Receives all batches into a folder; files named in `keep` stay in memory, in `kept`."""
 
     def __init__(self, end: socket.socket, folder: Path, keep: frozenset[str] = frozenset()) -> None:
         self._end, self._folder, self._keep = end, folder, keep
         self.kept: dict[str, bytes] = {}
+        self._stored: set[str] = set()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="image-files", daemon=True)
         self._thread.start()
 
     def wait(self, timeout: float) -> None:
-        """Return when the batch is there; raises WireError."""
+        """Return when the last batch is there; raises WireError."""
         self._thread.join(timeout)
         if self._thread.is_alive():
             raise WireError(f"the image files did not arrive within {timeout:g} s")
@@ -98,16 +102,22 @@ class Receiver:
 
     def _run(self) -> None:
         try:
-            (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
-            if length > MAX_TABLE:
-                raise WireError(f"a table of {length} bytes")
-            for name, size in decode_table(self._exactly(length)).items():
-                if name in self._keep:
-                    self.kept[name] = self._exactly(size)
-                else:
-                    self._store(self._folder / name, size)
+            while self._batch():
+                pass
         except (OSError, MigrationError) as ex:
             self._error = ex
+
+    def _batch(self) -> bool:
+        """Receive a batch; say whether more follow."""
+        (head,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        if (length := head & ~_MORE) > MAX_TABLE:
+            raise WireError(f"a table of {length} bytes")
+        for name, size in decode_table(self._exactly(length)).items():
+            if name in self._keep:
+                self.kept[name] = self._exactly(size)
+            else:
+                self._store(name, size)
+        return bool(head & _MORE)
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray(size)
@@ -116,8 +126,10 @@ class Receiver:
             view = view[self._some(view) :]
         return bytes(data)
 
-    def _store(self, path: Path, size: int) -> None:
-        with open(path, "xb", buffering=0, opener=_private) as file:
+    def _store(self, name: str, size: int) -> None:
+        mode = "wb" if name in self._stored else "xb"
+        self._stored.add(name)
+        with open(self._folder / name, mode, buffering=0, opener=_private) as file:
             buffer = memoryview(bytearray(min(size, CHUNK)))
             while size:
                 count = self._some(buffer[:size])

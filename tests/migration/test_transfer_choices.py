@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from migration.errors import Refused
 from migration.transfer import wire
+from migration.transfer.early import BUDGET, Early
 from migration.transfer.modes import (
     SMALL,
     Choice,
@@ -104,6 +106,64 @@ def test_batch_arrives_as_it_was_sent(files: dict[str, bytes], keep: bool) -> No
         stored = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     assert {**stored, **receiver.kept} == files
     assert set(receiver.kept) == kept
+
+
+def test_files_come_in_several_batches(tmp_path: Path) -> None:
+    """What comes again replaces itself; what somebody else has put there is not touched."""
+    near, far = socket.socketpair()
+    with near, far:
+        receiver = wire.Receiver(far, tmp_path)
+        assert wire.send(near, {"one": b"long and old", "two": b"2"}, more=True) == 13
+        assert wire.send(near, {}, more=True) == 0
+        wire.send(near, {"one": b"new", "three": b"3"})
+        receiver.wait(10)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"one": b"new", "two": b"2", "three": b"3"}
+    near, far = socket.socketpair()
+    with near, far:
+        receiver = wire.Receiver(far, tmp_path)
+        wire.send(near, {"two": b"stranger"})
+        with pytest.raises(wire.WireError, match="File exists"):
+            receiver.wait(10)
+    assert (tmp_path / "two").read_bytes() == b"2"
+
+
+def test_image_files_go_ahead(tmp_path: Path) -> None:
+    """Each complete file is sent once, and again only if it has changed; those that are rewritten wait for the end."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    near, far = socket.socketpair()
+    with near, far:
+        receiver = wire.Receiver(far, there, frozenset({"inventory.img"}))
+        early = Early(here, near)
+        early.go_on()
+        contents = {
+            "core-1.img": b"c" * 500,
+            "mm-1.img": b"m",
+            "dump.log": b"log",
+            "pages-1.img": b"p" * BUDGET,
+        }
+        for name, content in {**contents, "files.img": b"f", "inventory.img": b"i"}.items():
+            (here / name).write_bytes(content)
+        assert select.select([early], [], [], 5)[0]
+        early.go_on()
+        (here / "mm-1.img").write_bytes(b"changed")
+        (here / "open.img").write_bytes(b"late")
+        rest, ahead = early.rest()
+        early.close()
+        assert ahead == 500
+        assert set(rest) == {"files.img", "inventory.img", "mm-1.img", "open.img", "pages-1.img"}
+        wire.send(near, {**rest, "files.img": b"rewritten"})
+        receiver.wait(10)
+    assert receiver.kept == {"inventory.img": b"i"}
+    arrived = {p.name: p.read_bytes() for p in there.iterdir()}
+    wanted = {
+        "core-1.img": b"c" * 500,
+        "mm-1.img": b"changed",
+        "open.img": b"late",
+        "files.img": b"rewritten",
+    }
+    assert arrived == {**wanted, "pages-1.img": b"p" * BUDGET}
 
 
 def test_large_files_are_streamed(tmp_path: Path) -> None:
