@@ -150,7 +150,7 @@ class Custody:
         status = self._ask({"op": "status", "pid": pid}).get("status")
         return None if status is None else int(status)
 
-    def wait_for_death(self, pid: int, timeout: float) -> bool:
+    def wait_for_death(self, pid: int, timeout: float | None) -> bool:
         """Wait until a process runs no more (it may be a zombie still); say whether it ended in time."""
         try:
             fd = os.pidfd_open(pid)
@@ -159,7 +159,7 @@ class Custody:
         try:
             poller = select.poll()
             poller.register(fd, select.POLLIN)
-            return bool(poller.poll(timeout * 1000))
+            return bool(poller.poll(None if timeout is None else timeout * 1000))
         finally:
             os.close(fd)
 

@@ -19,14 +19,14 @@ from . import tree
 from .repair import silence, unrepair
 
 
-def pin(root: int) -> None:
-    """Keep a traced tree from running when its tracer dies."""
-    _signal(root, signal.SIGSTOP)
+def pin(pids: Iterable[int]) -> None:
+    """Keep traced processes from running when their tracer dies."""
+    _signal(pids, signal.SIGSTOP)
 
 
 def unpin(root: int) -> None:
     """Take back `pin`: a pending stop is forgotten, a tree that stopped runs on."""
-    _signal(root, signal.SIGCONT)
+    _signal(tree.processes(root), signal.SIGCONT)
 
 
 def wake(root: int) -> None:
@@ -67,7 +67,7 @@ def _is_in_restorer(pid: int) -> bool:
     return False
 
 
-def _signal(root: int, number: int) -> None:
-    for pid in tree.processes(root):
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

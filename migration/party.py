@@ -167,9 +167,10 @@ class PartyPassage:
         """Every part has files of its own to change."""
         raise NotImplementedError("a party is handed over part by part")
 
-    def restore(self) -> int:
+    def restore(self, begun: Callable[[], None] = lambda: None) -> int:
         """Build all copies side by side."""
-        return together([part.restore for part in self.parts])[0]
+        first, *others = self.parts
+        return together([lambda: first.restore(begun), *(part.restore for part in others)])[0]
 
     def end_source(self) -> None:
         """End all originals."""

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +287,9 @@ class ProcessPassage:
             path.mkdir(mode=0o700)
         self._gate = Gate(self.moved / INVENTORY_IMAGE)
         self._is_frozen = self._is_complete = self._is_pinned = False
+        self._frozen: list[int] = []
+        """The processes of the original, which do not change any more once CRIU has stopped them."""
+        self._has_locks = False
         self._has_begun = self._has_ended = False
         self._copy = 0
         self._original = os.pidfd_open(app.pid)
@@ -381,19 +384,22 @@ class ProcessPassage:
         """Let the dump worker write the image of the stopped processes."""
         with self.carrier.freezing():
             self._dumper.answer(True)
+            self._frozen = tree.processes(self._pid)
             try:
-                self._dumper.wait_for("post-dump")
+                self._dumper.wait_for("post-dump", self.carrier.early)
             except MigrationError:
                 if self._dumper.is_stuck:
                     self._dumper.kill()
                 if self._dumper.has_ended():
                     # It may have left sockets in repair mode: nothing must run before `back_out` has seen to them.
-                    self._pin()
+                    self._pin(self._frozen)
                 raise
         self._is_frozen = self._is_complete = True
+        locks = self.images / LOCKS_IMAGE
+        self._has_locks = locks.exists() and split(locks.read_bytes())[1] != []
         if not self.carrier.keeps_source:
-            self._pin()  # in post-copy, the carrier does
-        self.carrier.frozen(tree.processes(self._pid))
+            self._pin(self._frozen)  # in post-copy, the carrier does
+        self.carrier.frozen(self._frozen)
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Bring the image to the destination, and what has changed of the working files."""
@@ -402,10 +408,9 @@ class ProcessPassage:
     @property
     def has_locks(self) -> bool:
         """Say whether the image holds file locks."""
-        locks = self.images / LOCKS_IMAGE
-        return locks.exists() and split(locks.read_bytes())[1] != []
+        return self._has_locks
 
-    def restore(self) -> int:
+    def restore(self, begun: Callable[[], None] = lambda: None) -> int:
         """Open the gate, and stop where everything is built but has not run."""
         inventory = self.carrier.restoring(self._dumper)
         self._has_begun = True
@@ -413,6 +418,7 @@ class ProcessPassage:
             self._gate.open(inventory, self._restorer.has_ended)
         except OSError as ex:
             raise self._restorer.failure() from ex
+        begun()
         self._copy = self._restorer.wait_for("post-restore")
         self._custody.announced.add(self._copy)
         self.carrier.built()
@@ -428,24 +434,22 @@ class ProcessPassage:
             raise self._restorer.failure()
         self.carrier.commit(
             self._dumper,
-            tree.processes(self._pid),
+            self._frozen,
             lambda: signal.pidfd_send_signal(self._original, signal.SIGKILL),
         )
         self._is_frozen = False
         self._has_ended = True
-        if self.carrier.keeps_source:
-            return
-        with contextlib.suppress(CriuFailed):  # it has been killed, too, and is not needed any more
-            self._dumper.answer(True)
+        if self.has_locks:
+            self._let_go_sockets()  # and with them whatever else it may have open: the copy wants the locks
 
     def resume(self) -> None:
-        """Let the restore worker finish: TCP leaves repair mode and the copy runs.
+        """Let the restore worker go on until the copy runs, TCP having left repair mode.
 
-        Until the original is gone its kernel may go on sending; so see its end before packets are let go.
+        Both workers stay where they are, lest they take time from the copy and from what it waits for.
         """
         try:
             self._restorer.answer(True)
-            self._restorer.finish()
+            self._restorer.wait_for("post-resume")
         except MigrationError:
             # A worker that was killed on the way may have let the copy go before: then it is the one that runs.
             self._restorer.kill()
@@ -455,18 +459,36 @@ class ProcessPassage:
             unrepair(tree.processes(self._copy), probe=True)
         self._has_run = True
         if self.carrier.keeps_source:
-            return  # its connections were taken from it; CRIU holds its remains until the last page
+            self._finish_restore()  # its daemon has to hear of the end
+        elif self._lock == "NFTABLES":
+            self.bury_source()  # nothing else keeps back what its kernel may go on sending
+
+    def _finish_restore(self) -> None:
+        with contextlib.suppress(CriuFailed):
+            self._restorer.answer(True)
+        self._restorer.drain()
+
+    def bury_source(self) -> None:
+        """Return when the original is gone and its sockets are closed.
+
+        CRIU has copies of them while it lives, and their kernel may go on sending what was queued. In post-copy its
+        connections were taken from it, and CRIU holds its remains until the last page.
+        """
+        if self.carrier.keeps_source:
+            return
+        self._let_go_sockets()
+        self._dumper.close()
         if not self._custody.wait_for_death(self._pid, 5):
             raise MigrationError(f"process {self._pid} was checkpointed but did not end")
 
-    def bury_source(self) -> None:
-        """Return when the original's sockets are closed.
+    def _let_go_sockets(self) -> None:
+        """Let the dump worker end, whose copies of the dead original's sockets take their ports.
 
-        CRIU has copies of them while it lives, and their kernel may go on sending what was queued.
+        Not before others have gone their way: it would take their time from them.
         """
-        if not self.carrier.keeps_source:
-            self._dumper.drain()
-            self._dumper.close()
+        with contextlib.suppress(CriuFailed):  # it has been killed, too, and is not needed any more
+            self._dumper.answer(True)
+        self._dumper.drain()
 
     def complete(self) -> None:
         """Wait for what post-copy still has to bring."""
@@ -507,8 +529,8 @@ class ProcessPassage:
             if not self._custody.is_running(self._pid):
                 raise MigrationError(f"process {self._pid} did not outlive the attempt")
 
-    def _pin(self) -> None:
-        pin(self._pid)
+    def _pin(self, pids: Iterable[int]) -> None:
+        pin(pids)
         self._is_pinned = True
 
     def _destroy_copy(self) -> None:
@@ -554,6 +576,8 @@ class ProcessPassage:
             self.back_out()
             return self._pid
         self._destroy_copy()
+        if self._has_ended and not self.carrier.keeps_source:
+            self._let_go_sockets()
         if not self._custody.wait_for_death(self._pid, 5):  # it has ports that are needed again
             raise MigrationError(f"process {self._pid} was killed but did not end")
         self.carrier.bring_back()
@@ -568,11 +592,13 @@ class ProcessPassage:
             os.close(self._original)
             self._original = -1
         if self._has_ended and not self.carrier.keeps_source:
-            self._dumper.drain()
+            self._let_go_sockets()
         if self._carrier is not None:
             self._carrier.close()
         if self._has_ended:
             self._custody.wait(self._pid, 5)
+        if self._has_run:
+            self._finish_restore()
         for worker in self._workers:
             worker.close()
         self._baggage.close(self._copy if self._has_run else 0)

@@ -55,8 +55,11 @@ class Passage(Protocol):
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Bring the image to the destination with some files changed; return its bytes."""
 
-    def restore(self) -> int:
-        """Build the program at the destination, stopped before its first instruction; return its PID."""
+    def restore(self, begun: Callable[[], None] = lambda: None) -> int:
+        """Build the program at the destination, stopped before its first instruction; return its PID.
+
+        `begun` is called as soon as CRIU is at work: what it does costs no time.
+        """
 
     def end_source(self) -> None:
         """End the frozen original; its connections are not closed, only forgotten."""

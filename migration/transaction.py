@@ -156,16 +156,16 @@ class Transaction:
             self.step("switch over", self.switch_over)
         else:
             self.step("transfer", self.transfer)
-            with self.beside("switch over", self.switch_over):
-                self.step("restore", self.restore)
+            with self.beside("switch over", self.switch_over) as begin:
+                self.step("restore", lambda: self.restore(begin))
         self.step("release", self.release)
         if self.plan.choice.mode is Mode.LAZY:
             self.step("pages", self.way.complete)
         self.step("verify", self.verify)
 
     @contextlib.contextmanager
-    def beside(self, name: str, action: Callable[[], None]) -> Iterator[None]:
-        """Do a step in a thread of its own while the block runs; both have ended when this returns or raises."""
+    def beside(self, name: str, action: Callable[[], None]) -> Iterator[Callable[[], None]]:
+        """Give the block what begins a step in a thread of its own; both have ended when this returns or raises."""
         failed: list[BaseException] = []
 
         def work() -> None:
@@ -176,11 +176,11 @@ class Transaction:
                 failed.append(ex)
 
         thread = threading.Thread(target=work, name=f"{self.plan.identity}-{name}", daemon=True)
-        thread.start()
         try:
-            yield
+            yield thread.start
         finally:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
         if failed:
             raise failed[0]
 
@@ -269,11 +269,14 @@ class Transaction:
         self.report.criu.frozen_ms = milliseconds(begin)
 
     def quiesce(self) -> None:
-        """Wait until nothing moves any more between sockets that both belong to what was just stopped.
+        """Wait until the network keeps what the stopped program's sockets send, and among themselves they are quiet.
 
-        Such connections are not held: the kernel goes on sending what is queued, and what it delivered after the
-        receiver's socket was written to the image would be acknowledged and lost.
+        Connections whose sockets both belong to what was just stopped are not held: the kernel goes on sending what is
+        queued, and what it delivered after the receiver's socket was written to the image would be acknowledged and
+        lost.
         """
+        if not self.no_hold:
+            self.steering.muted(self.move)
         if not self.has_inner_connections:
             return
         deadline = time.monotonic() + SETTLE_TIMEOUT
@@ -305,13 +308,18 @@ class Transaction:
         size = rewriting.transfer(self.way, self.rewritten, self.plan.source.address, self.runtime.tcp_stream)
         self._bytes["transfer"] = self.report.criu.image_bytes = size
 
-    def restore(self) -> None:
-        """Build the copy, stopped, and see that every socket of the image is there."""
+    def restore(self, begun: Callable[[], None] = lambda: None) -> None:
+        """Build the copy, stopped, and see that every socket of the image is there; call `begun` when CRIU is at it."""
+
+        def at_work() -> None:
+            begun()
+            self.aborts_before = aborted_connections(self.plan.destination.pid)
+
         if self.way.has_locks:
             self.way.end_source()
             self.stage = Stage.ENDED
         begin = time.monotonic()
-        self.copy_pid = self.way.restore()
+        self.copy_pid = self.way.restore(at_work)
         self.journal.write("copy", pids=list(self.way.copies))
         self.report.criu.restore_ms = milliseconds(begin)
         self.report.connections = self.count_connections()
@@ -319,7 +327,6 @@ class Transaction:
             raise MigrationError(
                 f"{broken} connections of the image are missing on {self.plan.destination.name}"
             )
-        self.aborts_before = aborted_connections(self.plan.destination.pid)
 
     def switch_over(self) -> None:
         """Point the network at the new place; packets stay held."""

@@ -20,6 +20,7 @@ from ..images import INVENTORY_IMAGE
 from ..model import Host
 from ..workspace import fill
 from . import home, wire
+from .early import Early
 from .lazy import LazyPages
 from .link import Link, connect, pair
 from .modes import Choice, Mode, Via
@@ -54,6 +55,8 @@ class Carrier:
         self._pages: PageServer | None = None
         self._wire: Link | None = None
         self._receiver: wire.Receiver | None = None
+        self.early: Early | None = None
+        """What has to be attended to while the dump goes on."""
         self.dumper_files: list[socket.socket] = []
         by_network = choice.via is Via.NETWORK
         try:
@@ -114,6 +117,8 @@ class Carrier:
             self._pages.wait_until_ready()
         if self._wire is not None:
             self._receiver = wire.Receiver(self._wire.far, self.moved, frozenset({INVENTORY_IMAGE}))
+            self.early = Early(self.images, self._wire.near)
+            self._stack.callback(self.early.close)
 
     # ---- in the freeze
 
@@ -123,8 +128,6 @@ class Carrier:
 
     def frozen(self, pids: Iterable[int]) -> None:
         """The dump is complete."""
-        if self._pages is not None:
-            self._pages.start_finishing()
         if self._lazy is not None:
             self._lazy.frozen(pids)
 
@@ -134,8 +137,9 @@ class Carrier:
             self._bytes = fill(self.images, self.moved, changed)
             self._inventory = (self.images / INVENTORY_IMAGE).read_bytes()
             return self._bytes
-        files: dict[str, wire.Content] = {f.name: f for f in self.images.glob("*.img")}
-        sent = wire.send(self._wire.near, {**files, **changed})
+        assert self.early is not None
+        files, ahead = self.early.rest()
+        sent = ahead + wire.send(self._wire.near, {**files, **changed})
         if self._pages is not None:
             self._pages.finish()
         assert self._receiver is not None
@@ -153,6 +157,8 @@ class Carrier:
 
     def built(self) -> None:
         """The copy is there, and has not run."""
+        if self._pages is not None:
+            self._pages.confirm()
         if self._lazy is not None:
             self._lazy.guard()
 

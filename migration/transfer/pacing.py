@@ -36,7 +36,7 @@ class Pacer:
         is_early = time.monotonic() < self._begin
         if is_early or self._faults() - before < MANY or self._is_stopped():
             return False
-        pin(self._root)
+        pin(tree.processes(self._root))
         try:
             return wait(STAND)
         finally:

@@ -37,7 +37,8 @@ class PageServer:
     ) -> None:
         self._link = link
         self._thread = threading.Thread(target=self._wait, name="page-server", daemon=True)
-        self._has_ended = False
+        self._is_gone = threading.Event()
+        self._has_done_it = False
         self._failed: MigrationError | None = None
         self._helper = Helper(
             criu,
@@ -58,6 +59,8 @@ class PageServer:
     def wait_until_ready(self) -> None:
         """Return when it serves."""
         self._helper.wait_until_ready()
+        # From now on, since asking the keeper how it ended takes a millisecond, and so does starting a thread.
+        self._thread.start()
 
     def use(self, options: Any, fd: int) -> None:
         """Point a dump request at it; the worker has the near end as its descriptor `fd`."""
@@ -68,27 +71,30 @@ class PageServer:
         """See that nothing of a dump stays in its connection while the block runs."""
         return uncorked(self._link.near)
 
-    def start_finishing(self) -> None:
-        """Begin to wait for what `finish` returns at: asking the keeper takes a millisecond, and others have work."""
-        if self._thread.ident is None:
-            self._thread.start()
-
     def finish(self) -> None:
-        """Return when all pages are in the folder."""
-        self.start_finishing()
-        self._thread.join()
+        """Return when nothing more will come into the folder; `confirm` says whether all of it is there."""
+        if not self._is_gone.wait(FLUSH_TIMEOUT):
+            raise MigrationError("the page server at the destination did not finish")
+
+    def confirm(self) -> None:
+        """See, after `finish`, that the server has done its work."""
+        self._thread.join(FLUSH_TIMEOUT)
         if self._failed is not None:
             raise self._failed
-        if not self._has_ended:
-            raise MigrationError("the page server at the destination did not finish")
+        if not self._has_done_it:
+            raise MigrationError("the page server at the destination did not say how it ended")
 
     def _wait(self) -> None:
         try:
-            self._has_ended = self._helper.wait_for_end(FLUSH_TIMEOUT)
+            self._helper.wait_for_death()
+            self._is_gone.set()
+            self._has_done_it = self._helper.wait_for_end(FLUSH_TIMEOUT)
         except MigrationError as ex:
             self._failed = ex
 
     def close(self) -> None:
         """End it, whatever it is doing."""
         self._helper.close()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._link.close()

@@ -87,6 +87,7 @@ class PreCopy:
                 server.wait_until_ready()
                 self._pre_dump(near, link, server)
                 server.finish()
+                server.confirm()
             finally:
                 server.close()
         return sum(file.stat().st_size for file in far.glob("pages-*.img"))
