@@ -204,6 +204,11 @@ class Worker:
             else:
                 raise self.failure()
 
+    def set_priority(self, nice: int) -> None:
+        """Let it go ahead of others or behind them, as far as that is permitted."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self.pid, nice)
+
     def features(self) -> Any:
         """Ask for the kernel's features, and return them as CRIU's message."""
         self._send(

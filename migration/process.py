@@ -25,7 +25,7 @@ from .images import FILES_IMAGE, INVENTORY_IMAGE, LOCKS_IMAGE, rewrite_files, sp
 from .inet import InetSocket, Relocation
 from .journal import Note
 from .model import App, Host, Volume
-from .namespaces import in_netns
+from .namespaces import URGENT, WHEN_IDLE, in_netns
 from .neighbours import NOWHERE, Surroundings, check_unix
 from .repair import unrepair
 from .streams import inner_streams
@@ -439,13 +439,20 @@ class ProcessPassage:
         )
         self._is_frozen = False
         self._has_ended = True
+        if self.carrier.keeps_source:
+            return
+        # At once, since one that loses its controller would give the sockets back to the network, and close them. But
+        # what it has to do has time: the copy has not.
+        self._dumper.set_priority(WHEN_IDLE)
+        with contextlib.suppress(CriuFailed):  # it has been killed, too, and is not needed any more
+            self._dumper.answer(True)
         if self.has_locks:
             self._let_go_sockets()  # and with them whatever else it may have open: the copy wants the locks
 
     def resume(self) -> None:
         """Let the restore worker go on until the copy runs, TCP having left repair mode.
 
-        Both workers stay where they are, lest they take time from the copy and from what it waits for.
+        Nobody waits for either worker's end here, lest they take time from the copy and from what it waits for.
         """
         try:
             self._restorer.answer(True)
@@ -482,12 +489,8 @@ class ProcessPassage:
             raise MigrationError(f"process {self._pid} was checkpointed but did not end")
 
     def _let_go_sockets(self) -> None:
-        """Let the dump worker end, whose copies of the dead original's sockets take their ports.
-
-        Not before others have gone their way: it would take their time from them.
-        """
-        with contextlib.suppress(CriuFailed):  # it has been killed, too, and is not needed any more
-            self._dumper.answer(True)
+        """See the dump worker end, whose copies of the dead original's sockets take their ports."""
+        self._dumper.set_priority(URGENT)
         self._dumper.drain()
 
     def complete(self) -> None:
