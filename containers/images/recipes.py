@@ -42,6 +42,8 @@ class Recipe:
     runs: ImageConfig
     has_programs: bool = True
     """Whether apps/ is in it."""
+    compiled: str = ""
+    """The C file that is all of it (compiled.py); then nothing is downloaded."""
 
     @property
     def reference(self) -> str:
@@ -70,5 +72,6 @@ RECIPES = (
         ),
         has_programs=False,
     ),
+    Recipe("pause", (), ImageConfig(("/pause",)), has_programs=False, compiled="pause"),
 )
-"""All images, by the names that the issue and the documentation give them."""
+"""All images, by the names that the issue and the documentation give them; `pause` holds a pod's network."""

@@ -25,7 +25,7 @@ from containers.oci.unpack import unpack
 
 from .tars import hard, member, tar
 
-ECHO, HTTP, PRODUCER, APP, REDIS = RECIPES
+ECHO, HTTP, PRODUCER, APP, REDIS, PAUSE = RECIPES
 
 
 class Distribution:
@@ -75,8 +75,9 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_names_and_commands() -> None:
-    """The five images of the issue, none of which an engine would look for elsewhere."""
-    assert {recipe.name for recipe in RECIPES} == {"tcp-echo", "redis", "app", "producer", "http-server"}
+    """The five images of the issue and that of pods, none of which an engine would look for elsewhere."""
+    names = {"tcp-echo", "redis", "app", "producer", "http-server", "pause"}
+    assert {recipe.name for recipe in RECIPES} == names
     assert ECHO.reference == "localhost/p4ferry/tcp-echo:latest"
     assert ECHO.runs.argv == ("python3", "/srv/p4ferry/apps/tcp_echo.py", "server")
     apps = Path(__file__).resolve().parents[2]
@@ -87,7 +88,7 @@ def test_names_and_commands() -> None:
 
 def test_python_images_share_their_layers(place: Place) -> None:
     """The packages are fetched once for each layer, and stored once."""
-    assert len(place.build(*RECIPES)) == 5
+    assert len(place.build(*RECIPES)) == 6
     assert place.distribution.asked == [
         ("busybox", "python3"),
         ("busybox", "python3", "python3-redis"),
@@ -107,6 +108,19 @@ def test_an_upper_layer_of_packages_holds_only_its_own(place: Place) -> None:
     layout = Layout.open(place.path)
     with layout.open_blob(layout.resolve(PRODUCER.reference).manifest.layers[1]) as source:
         assert list(nodes(source)) == ["usr", "usr/bin", "usr/bin/python3-redis"]
+
+
+def test_pause_is_compiled(place: Place, tmp_path: Path) -> None:
+    """Without any package: one program, which ends when it is asked to, and is built once."""
+    assert place.build(PAUSE) == [PAUSE.reference]
+    assert place.distribution.asked == []
+    assert place.build(PAUSE) == []
+    assert unpack(place.path, PAUSE.reference, tmp_path / "root").argv == ("/pause",)
+    with subprocess.Popen([tmp_path / "root" / "pause"]) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        process.terminate()
+        assert process.wait(5) == 0
 
 
 def test_nothing_is_done_when_all_is_up_to_date(place: Place) -> None:
