@@ -21,7 +21,8 @@ class HostNode:
     default_route: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     engine: str | None = None
-    """Which engine's container the host is; None is a process host."""
+    """Which engine's container or pod the host is; None is a process host."""
+    is_pod: bool = False
 
 
 @dataclass

@@ -3,7 +3,8 @@
 A network is first only described (nodes, links and settings are dataclasses); `startNetwork` checks the description,
 compiles the P4 programs, and builds it in Mininet; `stopNetwork` removes all of it, also after a failed start. The
 camelCase names are p4-utils'; links' and interfaces' settings are addressed by the two nodes, as there. `addDocker` and
-`addPodman` are containernet's. Hosts and links can also be added and removed while the network runs (`topo.running`).
+`addPodman` are containernet's, `addPod` is ours. Hosts and links can also be added and removed while the network runs
+(`topo.running`).
 
     net = NetworkAPI()
     net.addP4RuntimeSwitch("s1")
@@ -32,6 +33,9 @@ from mininet.net import Mininet
 from topo import running
 from topo.compile import CompiledProgram, Target, compile_p4
 from topo.containers.host import CONTAINER_HOSTS, link_options
+from topo.containers.pod import ENGINES, Pod
+from topo.containers.podspec import parse_pod
+from topo.containers.provision import PAUSE
 from topo.containers.spec import parse_spec
 from topo.description import HostNode, LinkEnd, LinkPair, Survivors, SwitchNode
 from topo.errors import BadNetwork, MissingTool, TestbedError
@@ -82,12 +86,27 @@ class NetworkAPI:
         """Add a host that is a Podman container; takes the same parameters as addDocker."""
         return self._add_described(name, "podman", opts)
 
-    def _add_described(self, name: str, engine: str | None, opts: dict[str, Any]) -> str:
+    def addPod(self, name: str, engine: str = "docker", **opts: Any) -> str:
+        """Add a host that is a pod: one address for several containers (`topo.containers.pod`).
+
+        Takes addHost's parameters, and `sysctls`, `port_bindings`, `labels` and `rm`. Containers are started in it when
+        the network runs: `net["p1"].addContainer("redis", "redis")`.
+        """
+        if engine not in ENGINES:
+            raise BadNetwork(f"{name}: {engine!r} is not an engine of pods (there are: {', '.join(ENGINES)})")
+        parse_pod(name, PAUSE, **opts)
+        return self._add_described(name, engine, opts, is_pod=True)
+
+    def _add_described(
+        self, name: str, engine: str | None, opts: dict[str, Any], *, is_pod: bool = False
+    ) -> str:
         self._check_new(name)
-        if engine is not None:
+        if engine is not None and not is_pod:
             parse_spec(name, opts.get("dimage"), **{k: v for k, v in opts.items() if k != "dimage"})
         default_route = opts.pop("defaultRoute", None)
-        host = HostNode(name, opts.pop("ip", None), opts.pop("mac", None), default_route, opts, engine)
+        host = HostNode(
+            name, opts.pop("ip", None), opts.pop("mac", None), default_route, opts, engine, is_pod
+        )
         if self.net is not None:
             self._add_host(self.net, host)
         self._hosts[name] = host
@@ -101,7 +120,7 @@ class NetworkAPI:
         self._links = [link for link in self._links if name not in _nodes(link)]
         del self._hosts[name]
 
-    removeDocker = removePodman = removeHost
+    removeDocker = removePodman = removePod = removeHost
 
     def addP4RuntimeSwitch(self, name: str, **opts: Any) -> str:
         """Add a P4 switch; takes p4-utils' `device_id`, `grpc_port`, `p4_src`, `log_enabled`, `pcap_dump`."""
@@ -352,7 +371,9 @@ class NetworkAPI:
         params = dict(host.params)
         if host.default_route:
             params["defaultRoute"] = host.default_route
-        if host.engine is not None:
+        if host.is_pod:
+            params |= {"cls": Pod, "engine": host.engine}
+        elif host.engine is not None:
             params["cls"] = CONTAINER_HOSTS[host.engine]
         elif self.survivors is not None and host.name in self.survivors.holders:
             params["holder"] = self.survivors.holders[host.name]

@@ -10,13 +10,14 @@ import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.types import Ulimit
 
-from topo.containers.engine import RUN_LABEL, SETUP, NoSuchCommand, ulimits
+from topo.containers.engine import RUN_LABEL, SETUP, Member, NoSuchCommand, ulimits
 from topo.containers.limits import Limits
 from topo.containers.spec import ContainerSpec
 from topo.errors import ContainerFailed, MissingTool
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 _TIMEOUT = 60  # seconds for any answer
+_JOINS = "container:"  # the network mode of a container that uses another one's network
 # What runc answers through the daemon when the first program of a container is not there.
 _NO_COMMAND = ("no such file or directory", "executable file not found")
 
@@ -63,9 +64,9 @@ class DockerEngine:
                 spec.image,
                 list(command) or None,
                 name=name,
-                hostname=hostname,
+                hostname=None if spec.pod else hostname,  # Docker gives it the sandbox's
                 user=spec.user,
-                stdin_open=True,  # a shell as the first program waits for input
+                stdin_open=spec.has_input,
                 environment=dict(spec.environment),
                 labels={**spec.labels, RUN_LABEL: run},
                 ports=[_port(port) for port in [*spec.ports, *spec.port_bindings]],
@@ -91,7 +92,7 @@ class DockerEngine:
         # privileged, cgroup_parent and the cgroup driver stay the daemon's own matter: naming a parent is what fails
         # under the systemd driver.
         return self._client.create_host_config(
-            network_mode=spec.network_mode,
+            network_mode=f"{_JOINS}{spec.pod}" if spec.pod else spec.network_mode,
             binds=[volume for volume in spec.volumes if ":" in volume],
             tmpfs=dict(spec.tmpfs) or None,
             publish_all_ports=spec.publish_all_ports and spec.network_mode != "none",
@@ -116,6 +117,12 @@ class DockerEngine:
         lines = self._client.logs(container, tail=1).decode(errors="replace").strip().splitlines()
         return str(lines[-1]) if lines else ""
 
+    def output(self, container: str) -> str:
+        try:
+            return str(self._client.logs(container).decode(errors="replace"))
+        except (APIError, DockerException) as ex:
+            raise ContainerFailed(f"docker cannot read what {container[:12]} says: {_reason(ex)}") from ex
+
     def update(self, container: str, limits: Limits) -> None:
         try:
             self._client.update_container(container, **limits.said())
@@ -132,9 +139,38 @@ class DockerEngine:
                 return
             raise ContainerFailed(f"docker cannot remove {container[:12]}: {_reason(ex)}") from ex
 
-    def of_run(self, run: str) -> list[str]:
-        found = self._client.containers(all=True, filters={"label": f"{RUN_LABEL}={run}"})
-        return [container["Id"] for container in found]
+    def remove_run(self, run: str) -> int:
+        found = self._list(label=f"{RUN_LABEL}={run}")
+        for container in found:
+            self.remove(container["Id"])
+        return len(found)
+
+    # ---- pods: Docker has none, so one is a container whose network others join
+
+    def make_pod(self, name: str, hostname: str, spec: ContainerSpec, run: str) -> tuple[str, int]:
+        pod = self.start(name, hostname, spec, spec.command or (), run)
+        return pod, self.pid(pod)
+
+    def members(self, pod: str) -> list[Member]:
+        return [
+            Member(one["Id"], one["Names"][0].removeprefix("/"), one["Image"], self.pid(one["Id"]))
+            for one in self._joined(pod)
+        ]
+
+    def remove_pod(self, pod: str) -> None:
+        for container in self._joined(pod):
+            self.remove(container["Id"])
+        self.remove(pod)
+
+    def _joined(self, pod: str) -> list[dict[str, Any]]:
+        return [one for one in self._list() if one["HostConfig"].get("NetworkMode") == f"{_JOINS}{pod}"]
+
+    def _list(self, **filters: str) -> list[dict[str, Any]]:
+        try:
+            found: list[dict[str, Any]] = self._client.containers(all=True, filters=filters)
+        except (APIError, DockerException) as ex:
+            raise ContainerFailed(f"docker cannot list containers: {_reason(ex)}") from ex
+        return found
 
 
 def _bindings(spec: ContainerSpec) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """What the testbed asks of a container engine, and how to get hold of one.
 
-An engine makes a container that runs and has no network, says its process, changes its limits, removes it, and lists
-those of a run by their label. Everything else about a host happens outside, through its namespaces.
+An engine makes a container that runs and has no network, or a pod that holds one for several containers, says their
+processes, changes limits, removes them, and finds those of a run by their label. Everything else about a host happens
+outside, through its namespaces.
 """
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +25,18 @@ SETUP = "type: make setup CONTAINERS=1"
 
 class NoSuchCommand(TestbedError):
     """A container's first program is not in its image."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A container in a pod, as its engine lists it."""
+
+    id: str
+    name: str
+    """The engine's name for it."""
+    image: str
+    pid: int
+    """Its first process, 0 if it does not run."""
 
 
 class Engine(Protocol):
@@ -53,14 +67,26 @@ class Engine(Protocol):
     def log(self, container: str) -> str:
         """Return the last line that a container's program has written."""
 
+    def output(self, container: str) -> str:
+        """Return all that a container's program has written."""
+
     def update(self, container: str, limits: Limits) -> None:
         """Change the limits that are said, at once; raises ContainerFailed."""
 
     def remove(self, container: str) -> None:
         """End and remove a container, by id or name; one that is not there is no failure."""
 
-    def of_run(self, run: str) -> list[str]:
-        """List the containers of a run, running or not."""
+    def remove_run(self, run: str) -> int:
+        """Remove the containers of a run, running or not, and its pods; returns how many there were."""
+
+    def make_pod(self, name: str, hostname: str, spec: ContainerSpec, run: str) -> tuple[str, int]:
+        """Make a pod whose sandbox runs and has no network; returns its id and its process. Raises ContainerFailed."""
+
+    def members(self, pod: str) -> list[Member]:
+        """List the containers that were started in a pod or moved to it, its sandbox excepted."""
+
+    def remove_pod(self, pod: str) -> None:
+        """End and remove a pod and all that is in it; one that is not there is no failure."""
 
 
 def connect(name: str, address: str = "") -> Engine:

@@ -56,15 +56,10 @@ def remove_containers(run: Path) -> tuple[int, list[str]]:
     for file in _used(run):
         name, address = file.name, file.read_text()
         try:
-            engine = connect(name, address)
-            found = engine.of_run(run.name)
-            for container in found:
-                engine.remove(container)
+            removed += connect(name, address).remove_run(run.name)
         except TestbedError:
             if _may_come_back(address):
                 silent.append(name)
-            continue
-        removed += len(found)
     return removed, silent
 
 

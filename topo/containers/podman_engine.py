@@ -8,20 +8,26 @@ Podman's guess is wrong in containers and on small systems.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from topo.containers.cgroups import lift_cpu_quota
-from topo.containers.engine import RUN_LABEL, SETUP, NoSuchCommand, ulimits
+from topo.containers.engine import RUN_LABEL, SETUP, Member, NoSuchCommand, ulimits
 from topo.containers.limits import Limits
 from topo.containers.spec import ContainerSpec
 from topo.errors import ContainerFailed, MissingTool
 
 _TIMEOUT = 60  # seconds for any command
+_CAP_SYS_RESOURCE = 24  # <linux/capability.h>
 _COMMAND_NOT_FOUND = 127  # podman-run(1): the contained command cannot be found
+_LOGS = ("--log-driver", "k8s-file")  # a file, whether or not there is a journal
 _OPTIONS = {
     "cpu_quota": "--cpu-quota",
     "cpu_period": "--cpu-period",
@@ -65,17 +71,8 @@ class PodmanEngine:
         return bool(config.get("Cmd") or config.get("Entrypoint"))
 
     def start(self, name: str, hostname: str, spec: ContainerSpec, command: tuple[str, ...], run: str) -> str:
-        words = [
-            "run",
-            "--detach",
-            "--interactive",
-            "--pull",
-            "never",
-            "--name",
-            name,
-            "--hostname",
-            hostname,
-        ]
+        words = ["run", "--detach", "--pull", "never", "--name", name, "--hostname", hostname]
+        words += ["--interactive"] if spec.has_input else []
         done = self._call(*words, *self._options(spec, run), spec.image, *command)
         if done.returncode != 0:
             if "is already in use" not in done.stderr:
@@ -87,7 +84,8 @@ class PodmanEngine:
 
     def _options(self, spec: ContainerSpec, run: str) -> list[str]:
         """Return a container's options; an option and its value are one word or two, as podman-run(1) has them."""
-        words = ["--network", spec.network_mode, "--label", f"{RUN_LABEL}={run}"]
+        words = ["--pod", spec.pod] if spec.pod else ["--network", spec.network_mode]
+        words += ["--label", f"{RUN_LABEL}={run}", *_LOGS]
         for name, limit in ulimits().items():
             words += ["--ulimit", f"{name}={limit}:{limit}"]
         for option, pairs in {
@@ -100,7 +98,7 @@ class PodmanEngine:
         for path, options in spec.tmpfs.items():
             words += ["--tmpfs", f"{path}:{options}" if options else path]
         lists = {"--volume": spec.volumes, "--device": spec.devices, "--cap-add": spec.cap_add}
-        if spec.network_mode != "none":
+        if spec.network_mode != "none" and not spec.pod:
             lists |= {"--dns": spec.dns, "--publish": tuple(_published(spec)), "--expose": spec.ports}
             words += ["--publish-all"] if spec.publish_all_ports else []
         for option, values in lists.items():
@@ -119,6 +117,12 @@ class PodmanEngine:
         done = self._call("logs", "--tail", "1", container)
         lines = (done.stdout + done.stderr).strip().splitlines()
         return lines[-1] if lines else ""
+
+    def output(self, container: str) -> str:
+        done = self._call("logs", container, stderr=subprocess.STDOUT)  # in the order of writing
+        if done.returncode != 0:
+            raise ContainerFailed(f"podman cannot read what {container[:12]} says: {_reason(done)}")
+        return done.stdout
 
     def update(self, container: str, limits: Limits) -> None:
         if limits.cpu_quota == -1:  # podman-update(1) has no word for it, and ignores -1
@@ -142,9 +146,58 @@ class PodmanEngine:
         ):
             raise ContainerFailed(f"podman cannot remove {container[:12]}: {_reason(done)}")
 
-    def of_run(self, run: str) -> list[str]:
-        found = self._json("ps", "--all", "--filter", f"label={RUN_LABEL}={run}", "--format", "json")
-        return [container["Id"] for container in found]
+    def remove_run(self, run: str) -> int:
+        label = f"label={RUN_LABEL}={run}"
+        pods = self._json("pod", "ps", "--filter", label, "--format", "json")
+        # In pods, too; a pod's sandbox carries its label, and can only go with it.
+        containers = [one for one in self._listed(label) if not one["IsInfra"]]
+        for pod in pods:
+            self.remove_pod(pod["Id"])
+        for container in containers:
+            self.remove(container["Id"])
+        return len(pods) + len(containers)
+
+    # ---- pods
+
+    def make_pod(self, name: str, hostname: str, spec: ContainerSpec, run: str) -> tuple[str, int]:
+        """Share the network and nothing else: IPC and host name are a container's own, and go with it when it moves."""
+        sandbox = f"{name}-pause"
+        # fmt: off
+        words = ["pod", "create", "--name", name, "--hostname", hostname, "--share", "net", "--network", "none",
+                 "--infra-image", spec.image, "--infra-name", sandbox, "--label", f"{RUN_LABEL}={run}"]
+        # fmt: on
+        words += ["--infra-command", " ".join(spec.command)] if spec.command else []
+        words += ["--replace"] if spec.rm else []
+        for option, pairs in {"--label": spec.labels, "--sysctl": spec.sysctls}.items():
+            words += [word for key, value in pairs.items() for word in (option, f"{key}={value}")]
+        with sandbox_environment() as environment:
+            done = self._call(*words, env=environment)
+        if done.returncode != 0:
+            raise ContainerFailed(f"podman cannot make {name}: {_reason(done)}")
+        pod = done.stdout.strip().splitlines()[-1]
+        done = self._call("pod", "start", pod)
+        pid = self.pid(sandbox) if done.returncode == 0 else 0
+        if pid == 0:
+            self.remove_pod(pod)
+            raise ContainerFailed(f"podman cannot start {name}: {_reason(done)}")
+        return pod, pid
+
+    def members(self, pod: str) -> list[Member]:
+        return [
+            Member(
+                one["Id"], one["Names"][0], one["Image"], int(one["Pid"]) if one["State"] == "running" else 0
+            )
+            for one in self._listed(f"pod={pod}")
+            if not one["IsInfra"]
+        ]
+
+    def remove_pod(self, pod: str) -> None:
+        done = self._call("pod", "rm", "--force", "--time", "0", "--ignore", pod)
+        if done.returncode != 0:
+            raise ContainerFailed(f"podman cannot remove {pod[:12]}: {_reason(done)}")
+
+    def _listed(self, criterion: str) -> list[dict[str, Any]]:
+        return self._json("ps", "--all", "--filter", criterion, "--format", "json")
 
     def _json(self, *words: str) -> list[dict[str, Any]]:
         done = self._call(*words)
@@ -153,18 +206,46 @@ class PodmanEngine:
         found: list[dict[str, Any]] = json.loads(done.stdout or "[]") or []
         return found
 
-    def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def _call(
+        self, *words: str, stderr: int = subprocess.PIPE, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
                 [*self._command, *words],
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=env,
                 text=True,
                 timeout=_TIMEOUT,
                 check=False,
             )
         except subprocess.TimeoutExpired as ex:
             raise ContainerFailed(f"podman {words[0]} did not end in {_TIMEOUT} s") from ex
+
+
+@contextmanager
+def sandbox_environment() -> Iterator[Mapping[str, str] | None]:
+    """Give the environment of a `podman pod create` whose sandbox starts with limits that we may give.
+
+    That command has no option for them, only podman's configuration has. Replacing that means to leave out whatever
+    else is in it, so it is done only where it must be: for a root that may not raise limits.
+    """
+    if may_raise_limits():
+        yield None
+        return
+    limits = ", ".join(f'"{name}={limit}:{limit}"' for name, limit in ulimits().items())
+    with tempfile.NamedTemporaryFile("w", prefix="p4ferry-containers-", suffix=".conf") as file:
+        file.write(f"[containers]\ndefault_ulimits = [{limits}]\n")
+        file.flush()
+        yield {**os.environ, "CONTAINERS_CONF": file.name}
+
+
+def may_raise_limits() -> bool:
+    """Say whether this process has CAP_SYS_RESOURCE."""
+    status = Path("/proc/self/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(mask, 16) >> _CAP_SYS_RESOURCE & 1)
 
 
 def _limits(limits: Limits) -> list[str]:
@@ -176,5 +257,5 @@ def _published(spec: ContainerSpec) -> list[str]:
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    lines = ((done.stderr or "").strip() or done.stdout.strip()).splitlines()
     return lines[-1].removeprefix("Error: ") if lines else f"exit status {done.returncode}"

@@ -55,6 +55,10 @@ class ContainerSpec:
     user: str | None = None
     rm: bool = False
     """Remove a container that has this one's name already."""
+    pod: str = ""
+    """The engine's id of the pod, or sandbox, whose network it joins."""
+    has_input: bool = True
+    """Whether its first program can wait for input, which never comes: a shell ends otherwise."""
 
 
 def parse_spec(name: str, dimage: object, dcmd: object = None, **params: Any) -> ContainerSpec:
