@@ -128,9 +128,9 @@ class Custody:
         request = {"op": "criu", "host": host, "argv": list(argv)}
         return int(self._ask(request, [file.fileno() for file in files])["pid"])
 
-    def hold(self, name: str) -> int:
-        """Start a process that holds a new network and mount namespace for a host."""
-        return int(self._ask({"op": "hold", "name": name})["pid"])
+    def hold(self, name: str, net: int | None = None) -> int:
+        """Start a process that holds new mounts for a host, and a new network or that of the process `net`."""
+        return int(self._ask({"op": "hold", "name": name, "net": net})["pid"])
 
     def children(self, *kinds: str) -> list[int]:
         """List what the keeper owns of some kinds: "program", "restored" (a program), "worker" (CRIU), "holder"."""

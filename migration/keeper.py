@@ -12,6 +12,7 @@ controller starts one keeper per runtime and asks it over a socket, in JSON, one
     {"op": "mount", "host": PID, "source": …, "target": …, "kind": …, "data": …}       →  {}
     {"op": "unmount", "host": PID, "target": "/path"}                                  →  {}
     {"op": "hold", "name": "h1"}: a process that holds new namespaces for a host       →  {"pid": N}
+    {"op": "hold", "name": "h1", "net": PID}: the same, with the network of a process  →  {"pid": N}
     {"op": "kill", "pid": N, "signal": S}                                              →  {}
     {"op": "status", "pid": N}                          →  {"running": true} or {"running": false, "status": S}
     {"op": "list"}                                      →  {"pid": OWN, "children": {"N": KIND, …}}
@@ -130,7 +131,8 @@ class Keeper:
                 self.fork("tool", lambda: become_unmounter(request))
                 return {}
             case "hold":
-                return {"pid": self.fork("holder", lambda: become_holder(str(request["name"])))}
+                net = request.get("net")
+                return {"pid": self.fork("holder", lambda: become_holder(str(request["name"]), net))}
             case "kill":
                 self.kill(int(request["pid"]), int(request["signal"]))
                 return {}
@@ -363,10 +365,16 @@ def become_unmounter(request: dict[str, Any]) -> None:
     os._exit(0)
 
 
-def become_holder(name: str) -> None:
-    """Turn into a process that only holds a host's network and mount namespace, as Mininet makes them."""
+def become_holder(name: str, net: int | None) -> None:
+    """Turn into a process that only holds a host's network and mount namespace, as Mininet makes them.
+
+    The network is that of the process `net`, if there is one: a pod's.
+    """
     ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
-    ns.unshare_network()
+    if net is None:
+        ns.unshare_network()
+    else:
+        ns.enter(Path(f"/proc/{net}/ns/net"), ns.CLONE_NEWNET)
     ns.unshare(ns.CLONE_NEWNS)
     ns.make_mounts_private()
     null = os.open("/dev/null", os.O_RDWR)

@@ -20,7 +20,7 @@ PAUSE = 0.2  # seconds of undisturbed traffic before each migration
 def echo_demo(bed: Testbed, count: int, connections: int, bulk: bool) -> bool:
     """Move an echo server to and fro under its measuring client; says whether nothing at all went wrong."""
     arguments = ["server", *(["--bulk"] if bulk else [])]
-    if bed.in_containers:
+    if bed.uses_images:
         bed.run("echo", "h2", arguments, service=SERVICE, image="tcp-echo")
     else:
         bed.run("echo", "h2", ["/usr/bin/python3", str(TCP_ECHO), *arguments], service=SERVICE)

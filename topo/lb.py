@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """p4ferry's main program: build the network, start controller and apps, run a demo, give the Mininet CLI.
 
-    sudo python topo/lb.py [--target ebpf|bmv2] [--topology single|triangle] [--hosts process|docker|podman]
-                           [--demo echo|redis] [--count N] [--script FILE] [--json FILE]
+    sudo python topo/lb.py [--target ebpf|bmv2] [--topology single|triangle] [--hosts process|runc|docker|podman]
+                           [--demo echo|redis|pod] [--count N] [--script FILE] [--json FILE]
 
 Works from any directory and under any python: it starts itself again under the project's environment.
 """
@@ -13,21 +13,21 @@ import sys
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120 - any python
 
 
-def use_environment():
-    # type: () -> None
-    """Start again under the project's environment unless this is it; any python 3 must be able to run this."""
+def use_environment(script):
+    # type: (str) -> None
+    """Start a script again under the project's environment unless this is it; any python 3 must be able to run this."""
     environment = os.path.join(CHECKOUT, ".venv")  # noqa: PTH118
     if os.path.realpath(sys.prefix) != os.path.realpath(environment):
         python = os.path.join(environment, "bin", "python")  # noqa: PTH118
         if not os.access(python, os.X_OK):
             sys.exit("p4ferry is not set up: type `make setup` in " + CHECKOUT)
-        os.execv(python, [python, os.path.realpath(__file__)] + sys.argv[1:])  # noqa: RUF005
+        os.execv(python, [python, os.path.realpath(script)] + sys.argv[1:])  # noqa: RUF005
     here = os.path.join(CHECKOUT, "topo")  # noqa: PTH118
     sys.path[:] = [CHECKOUT] + [p for p in sys.path if os.path.realpath(p or ".") != here]
 
 
 if __name__ == "__main__":
-    use_environment()
+    use_environment(__file__)
     from topo.main import main
 
     sys.exit(main(sys.argv[1:]))

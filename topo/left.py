@@ -27,6 +27,11 @@ def find_left(folder: Path | None = None, root: Path = paths.RUNS) -> Left:
             raise CannotRecover("there is no run to recover: none was killed, or it was cleaned up")
         folder = next((run for run in reversed(dead) if (run / STATE).exists()), dead[-1])
     state = RunState.load(folder)
+    if state.kind.engine is not None:
+        raise CannotRecover(
+            f"run {folder.name} cannot be recovered: its hosts are pods of {state.kind.engine}, and those are not "
+            "taken over (lb.py --clean removes them)"
+        )
     gone = [name for name, process in state.holders.items() if not process.is_alive]
     if gone:
         raise CannotRecover(

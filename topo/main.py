@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from controllers.migrations import WORKERS
 from migration.deadline import Timeouts
 from migration.transfer.modes import Mode, Via
-from topo import images
+from topo import ready
 from topo.compile import Target
 from topo.errors import Terminated, TestbedError
+from topo.kinds import HostKind
 from topo.left import is_in_the_middle
 from topo.management import DEFAULT_MODE, DEFAULT_TRANSFER, parse_rate
 from topo.plan import LoadBalancerNetwork, Topology
@@ -26,27 +27,31 @@ from topo.runs import dead_runs
 if TYPE_CHECKING:
     from topo.testbed import Testbed
 
-RUNC = "runc"
-DEMO_IMAGES = {"echo": ("tcp-echo",), "redis": ("redis", "app")}
+DEMO_IMAGES = {"echo": ("tcp-echo",), "redis": ("redis", "app"), "pod": ("redis", "app")}
 INTERRUPTED = 130  # as a shell reports SIGINT
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "lb.py") -> argparse.ArgumentParser:
     """Return the command line's parser."""
     made = argparse.ArgumentParser(
-        prog="lb.py", description="A testbed in which running programs move between hosts, connections open."
+        prog=prog, description="A testbed in which running programs move between hosts, connections open."
     )
     add = made.add_argument
     add("--target", choices=[t.value for t in Target], default="ebpf", help="what runs the P4 programs")
     add("--topology", choices=[t.value for t in Topology], default="single", help="which network")
     add(
         "--hosts",
-        choices=["process", "runc", "docker", "podman"],
-        default="process",
+        choices=[kind.value for kind in HostKind],
+        default=HostKind.PROCESS.value,
         help="what programs run in: plain processes, containers started by runc, or an engine's",
     )
-    add("--demo", choices=["echo", "redis"], help="run a scripted scenario with its measuring client")
-    add("--count", type=positive, metavar="N", help="migrations of the echo server (2), or of Redis (3)")
+    add("--demo", choices=list(DEMO_IMAGES), help="run a scripted scenario with its measuring client")
+    add(
+        "--count",
+        type=positive,
+        metavar="N",
+        help="migrations of the echo server or the pod (2), of Redis (3)",
+    )
     add("--connections", type=positive, default=1, metavar="N", help="the demo client's connections")
     add("--bulk", action="store_true", help="the demo's client streams at full speed in both directions")
     add("--no-hold", action="store_true", help="do not hold packets during a migration (for comparison)")
@@ -103,9 +108,9 @@ def port(text: str) -> int:
     return int(text)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], prog: str = "lb.py") -> int:
     """Do what the command line asks for; returns the exit status."""
-    options = parser().parse_args(arguments)
+    options = parser(prog).parse_args(arguments)
     if options.doctor:
         from topo.doctor import doctor
 
@@ -116,10 +121,10 @@ def main(arguments: Sequence[str]) -> int:
         _check(options)
         return _clean() if options.clean else _run(options)
     except TestbedError as ex:
-        print(f"lb.py: {ex}", file=sys.stderr)
+        print(f"{prog}: {ex}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Terminated):
-        print("\nlb.py: interrupted; everything that it had started is gone", file=sys.stderr)
+        print(f"\n{prog}: interrupted; everything that it had started is gone", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -131,15 +136,12 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is built."""
     if os.geteuid() != 0:
         raise TestbedError("networks need root: type sudo python topo/lb.py")
-    if options.hosts in ("docker", "podman"):
+    if options.demo == "pod" and HostKind(options.hosts).engine is None:
+        raise TestbedError("--demo pod needs hosts that are pods: --hosts docker or --hosts podman")
+    ready.check(HostKind(options.hosts), DEMO_IMAGES.get(options.demo, ()))
+    if options.demo in ("redis", "pod") and (options.bulk or options.connections != 1):
         raise TestbedError(
-            f"--hosts {options.hosts} is not supported yet; use --hosts process or --hosts runc"
-        )
-    if options.hosts == RUNC:
-        images.check(DEMO_IMAGES.get(options.demo, ()))
-    if options.demo == "redis" and (options.bulk or options.connections != 1):
-        raise TestbedError(
-            "--bulk and --connections are options of --demo echo; --demo redis has its own load"
+            f"--bulk and --connections are options of --demo echo; --demo {options.demo} has its own load"
         )
     if options.management_rate:
         parse_rate(options.management_rate)
@@ -207,9 +209,7 @@ def _testbed(options: argparse.Namespace) -> Testbed:
         return Testbed.recover(folder, **common)
     network = LoadBalancerNetwork(topology=options.topology, target=options.target)
     rate = options.management_rate
-    return Testbed(
-        network, hold=not options.no_hold, management_rate=rate, in_containers=options.hosts == RUNC, **common
-    )
+    return Testbed(network, hold=not options.no_hold, management_rate=rate, hosts=options.hosts, **common)
 
 
 def _say_recovered(bed: Testbed) -> None:
@@ -248,6 +248,10 @@ def _demo(bed: Testbed, options: argparse.Namespace) -> bool:
         from topo.redis_demo import redis_demo
 
         return redis_demo(bed, options.count or 3)
+    if options.demo == "pod":
+        from topo.pod_demo import pod_demo
+
+        return pod_demo(bed, options.count or 2)
     from topo.demo import echo_demo
 
     return echo_demo(bed, options.count or 2, options.connections, options.bulk)

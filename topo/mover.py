@@ -26,7 +26,8 @@ class TestbedMover:
     __test__ = False  # pytest: not a test class, in spite of its name
 
     app: Callable[[str], App]
-    host: Callable[[str], Host]
+    place: Callable[[App, str], Host]
+    """Where on a host a program would be."""
     interface: Callable[[str], str]
     """The name of a host's interface."""
     on_moved: Callable[[], None]
@@ -52,7 +53,8 @@ class TestbedMover:
     ) -> Report:
         """Move a program; `client` of the report is what the measuring client saw, if there is one."""
         assert self.migrator is not None
-        program, target = self.app(app), self.host(destination)
+        program = self.app(app)
+        target = self.place(program, destination)
         ends = [self._end("source", program.host), self._end("destination", target)]
         started = time.monotonic()
         with captured(self.pcap, migration_id, *ends):

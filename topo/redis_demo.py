@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from apps.echo.client import gap_between
-from apps.kept.watch import clock
 from migration.report import Outcome, Report
 from topo import paths
+from topo.clocks import clocks_apart
 from topo.demo import say
 from topo.errors import TestbedError
 from topo.measure import SETTLE, client_figures
@@ -55,9 +54,7 @@ class Programs:
     def start(self) -> None:
         """Start all four; returns when they work."""
         bed = self._bed
-        if (
-            bed.in_containers
-        ):  # the two that measure write their figures to the run's folder, and stay outside
+        if bed.uses_images:  # the two that measure write their figures to the run's folder, and stay outside
             bed.run("redis", "h2", [], service=REDIS, image="redis")
             bed.run("app", "h1", ["--redis", REDIS], service=BACKEND, image="app")
         elif shutil.which("redis-server") is None:
@@ -128,11 +125,6 @@ class Programs:
         self._bed.stop("poller")
         poller = {**self.status("poller"), **{k: together.get(k) for k in ("clients_min", "clients_max")}}
         return producer, poller
-
-
-def clocks_apart() -> float:
-    """Return how far the programs' clock is ahead of CLOCK_MONOTONIC."""
-    return clock() - time.monotonic()
 
 
 def redis_server(folder: Path, *options: str) -> list[str]:

@@ -17,6 +17,7 @@ from migration.groups import Member
 from migration.journal import app_from_json, app_to_json
 from migration.model import App
 from topo.errors import BadNetwork, CannotRecover
+from topo.kinds import HostKind
 from topo.plan import LoadBalancerNetwork
 from topo.processes import ProcessName
 
@@ -73,12 +74,14 @@ class RunState:
     switches: dict[str, ProcessName]
     apps: dict[str, RunningApp] = field(default_factory=dict)
     groups: dict[str, App] = field(default_factory=dict)
+    kind: HostKind = HostKind.PROCESS
 
     def save(self, folder: Path) -> None:
         """Replace the run's state file."""
         data = {
             "network": asdict(self.network),
             "hold": self.hold,
+            "kind": self.kind.value,
             "holders": {name: str(process) for name, process in self.holders.items()},
             "switches": {name: str(process) for name, process in self.switches.items()},
             "groups": [app_to_json(group) for group in self.groups.values()],
@@ -102,6 +105,7 @@ class RunState:
                 {name: ProcessName.parse(text) for name, text in data["switches"].items()},
                 {running.app.name: running for running in apps},
                 groups,
+                HostKind(data["kind"]),
             )
         except (OSError, ValueError, KeyError, TypeError, BadNetwork) as ex:
             raise CannotRecover(

@@ -14,7 +14,6 @@ over, ends or undoes the migrations that were under way (`recovered` says how), 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import signal
@@ -28,17 +27,15 @@ from typing import Any
 from controllers.config import load_switches
 from controllers.controller import Controller, ControllerConfig
 from controllers.errors import ControllerError
-from controllers.hosts import Host as SwitchedHost
 from controllers.loadbalancer import BalancerOptions
 from controllers.migrations import WORKERS, OnEvent
-from migration import containers
 from migration.custody import Custody
 from migration.deadline import Timeouts
 from migration.errors import KeeperLost, MigrationError
 from migration.groups import Party, members
 from migration.inet import Address, InetSocket
 from migration.migrator import Migrator
-from migration.model import App, Host, Volume
+from migration.model import App, Host
 from migration.neighbours import Surroundings
 from migration.process import ProcessRuntime
 from migration.recovery import Recovered
@@ -47,20 +44,25 @@ from migration.steering import Endpoint, IpProtocol
 from migration.tracing import TraceFolder
 from migration.transaction import no_fault
 from migration.transfer.modes import Wish, parse_wish
-from topo import images, management, paths
+from topo import management
 from topo.compile import Target
 from topo.description import Survivors
 from topo.errors import BadApp, BadNetwork, CannotRecover, TestbedError
+from topo.kinds import HostKind, parse_kind
+from topo.launching import Launcher, Order, engine_of
 from topo.left import Left, find_left
 from topo.management import DEFAULT_MODE, DEFAULT_TRANSFER, parse_rate
 from topo.mover import Measure, TestbedMover
 from topo.network_api import NetworkAPI
-from topo.plan import HostPlan, LoadBalancerNetwork, NetworkPlan, SwitchPlan, plan
+from topo.places import Places
+from topo.plan import LoadBalancerNetwork, plan
 from topo.processes import ProcessName
-from topo.runs import JOURNALS, MARKER, Run, clean_up
+from topo.runs import JOURNALS, Run, clean_up
+from topo.services import parse_service
 from topo.state import KEEPER_SOCKET, RunningApp, RunState
 from topo.supervisor import Supervisor
 from topo.waiting import wait_until
+from topo.wiring import describe, root_links, switched, write_switches
 
 __all__ = ["LoadBalancerNetwork", "Testbed"]
 
@@ -88,7 +90,7 @@ class Testbed:
         transfer: str = DEFAULT_TRANSFER,
         management_rate: str | None = None,
         timeouts: Timeouts | None = None,
-        in_containers: bool = False,
+        hosts: HostKind | str = HostKind.PROCESS,
     ) -> None:
         """Describe the testbed; `with` starts it.
 
@@ -98,13 +100,14 @@ class Testbed:
         and captures of both ends of each are written to the folder `pcap`. Memory moves in `mode` (stop, lazy, pre,
         auto) by `transfer` (network, shared) where a migration does not say; `management_rate` limits the links that
         it takes ("1gbit"). `timeouts` says how long each step may take before the migration is rolled back.
-        `in_containers`: the demos start their servers from images, with runc.
+        `hosts` says what they are, and what programs with an image run in: "process" and "runc" are namespaces (runc
+        starts the containers, the demos use images with the latter), "docker" and "podman" are pods of that engine.
         """
         self.network = network or LoadBalancerNetwork()
         self.hold = hold
         self.http_port = http_port
         self.workers = workers
-        self.in_containers = in_containers
+        self.kind = parse_kind(hosts)
         self.traces = traces
         self._management_rate = parse_rate(management_rate) if management_rate else None
         self.timeouts = timeouts or Timeouts()
@@ -112,10 +115,9 @@ class Testbed:
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._apps: dict[str, RunningApp] = {}
-        self._groups: dict[str, App] = {}
         self._mover = TestbedMover(
             self._movable,
-            self._host,
+            self._place,
             lambda name: str(self.mininet[name].defaultIntf().name),
             self._save,
             pcap,
@@ -132,7 +134,7 @@ class Testbed:
         `options` are those of a new testbed, without the network.
         """
         left = find_left(folder)
-        bed = cls(left.state.network, **{"hold": left.state.hold, **options})
+        bed = cls(left.state.network, **{"hold": left.state.hold, "hosts": left.state.kind, **options})
         bed._left = left
         return bed
 
@@ -167,16 +169,21 @@ class Testbed:
         self.plan = plan(self.network)
         run = self._run = stack.enter_context(Run.take_over(left.folder) if left else Run())
         if left is None:
-            run.record_links(_root_links(self.plan))
+            run.record_links(root_links(self.plan))
         stack.enter_context(_logging_to(run.folder / "controller.log"))
-        self._network_api = stack.enter_context(self._describe(run))
+        self._network_api = stack.enter_context(NetworkAPI(self.network.target, log_dir=run.folder))
+        describe(self._network_api, self.plan, self.kind)
         self._runtime = stack.enter_context(ProcessRuntime(custody=self._keep(run)))
         self._network_api.startNetwork()
+        self._places = self._find_places()
+        self._launcher = Launcher(
+            self._runtime,
+            run,
+            self._places,
+            lambda name: self.mininet[name],
+            dict(left.state.groups) if left else {},
+        )
         self._supervisor = stack.enter_context(Supervisor(self.mininet.switches, self._save))
-        self.hosts = {
-            h.name: Host(h.name, self.mininet[h.name].pid, h.address, management.address(h.number))
-            for h in self.plan.hosts
-        }
         if left is None:
             self._join_hosts()
         self._save()
@@ -219,16 +226,34 @@ class Testbed:
                 raise CannotRecover(f"run {run.name} cannot be recovered: {ex}") from ex
             holders = {name: process.pid for name, process in state.holders.items()}
             self._network_api.survivors = Survivors(holders, state.switches, are_adopted=True)
-            self._apps, self._groups = dict(state.apps), dict(state.groups)
+            self._apps = dict(state.apps)
             return custody
         custody = Custody(listen=socket)
         try:
-            holders = {host.name: custody.hold(host.name) for host in self.plan.hosts}
+            names = [] if self.kind.engine else [host.name for host in self.plan.hosts]
+            holders = {name: custody.hold(name) for name in names}
         except MigrationError as ex:
             custody.close()
             raise TestbedError(f"hosts cannot be made: {ex}") from ex
         self._network_api.survivors = Survivors(holders)
         return custody
+
+    def _find_places(self) -> Places:
+        """Return where programs run; in pods, the keeper holds a place for plain ones, too."""
+        hosts: dict[str, Host] = {}
+        processes: dict[str, Host] = {}
+        for planned in self.plan.hosts:
+            node, own = self.mininet[planned.name], (planned.address, management.address(planned.number))
+            if self.kind.engine is None:
+                hosts[planned.name] = Host(planned.name, node.pid, *own)
+                continue
+            hosts[planned.name] = Host(planned.name, node.pid, *own, sandbox=node.pod)
+            holder = self._runtime.custody.hold(planned.name, net=node.pid)
+            processes[planned.name] = Host(planned.name, holder, *own)
+        if processes:
+            holders = {name: host.pid for name, host in processes.items()}
+            self._network_api.survivors = Survivors(holders)
+        return Places(hosts, processes)
 
     def _join_hosts(self) -> None:
         """Build the network that migrations travel over; a run that is taken over has it."""
@@ -241,14 +266,14 @@ class Testbed:
         """Bring what the run's former process had begun to an end, and end programs that it had not listed yet."""
         self.recovered = self._migrator.recover()
         listed = {running.app.pid for running in self._apps.values()}
-        listed |= {app.pid for app in self._groups.values()}
+        listed |= {app.pid for app in self._launcher.groups.values()}
         for pid in self._runtime.custody.children("program", "restored"):
             if pid not in listed:
                 self._runtime.custody.kill(pid, signal.SIGKILL)
         served = {service["name"] for service in self.services()}
         for running in self._apps.values():
             # A switch that died as well has forgotten everything.
-            if running.service and running.service not in served and self._runtime.is_running(running.app):
+            if running.service and running.service not in served and self._launcher.is_running(running.app):
                 self._serve(running, running.service, parse_service(running.service), 1)
         self._save()
 
@@ -256,9 +281,11 @@ class Testbed:
         """Write down where a program is."""
         for member in members(app):
             running = self._apps.get(member.name)
-            known = running.app if running is not None else self._groups.get(member.name)
+            known = running.app if running is not None else self._launcher.groups.get(member.name)
             if known is not None:
                 known.host, known.pid = member.host, member.pid
+                if (engine := engine_of(member)) is not None:
+                    known.engine = engine
         self._save()
 
     def _save(self) -> None:
@@ -268,9 +295,10 @@ class Testbed:
         with self._lock:
             switches = {s.name: ProcessName.of(s.process.pid) for s in self.mininet.switches if s.process}
             holders = {name: ProcessName.of(pid) for name, pid in survivors.holders.items()}
-            RunState(self.network, self.hold, holders, switches, dict(self._apps), dict(self._groups)).save(
-                self._run.folder
+            state = RunState(
+                self.network, self.hold, holders, switches, dict(self._apps), self._groups, self.kind
             )
+            state.save(self._run.folder)
 
     def _leave(self, stack: ExitStack) -> None:
         """Let go of a run that could not be taken over, without ending anything of it."""
@@ -284,29 +312,6 @@ class Testbed:
         if hasattr(self, "_run"):
             self._run.leave()
 
-    def _describe(self, run: Run) -> NetworkAPI:
-        """Say to NetworkAPI what the plan says."""
-        api = NetworkAPI(self.network.target, log_dir=run.folder)
-        api.load_programs = False  # the controller pushes them
-        for switch in self.plan.switches:
-            api.addP4RuntimeSwitch(
-                switch.name, device_id=switch.device_id, grpc_port=switch.grpc_port, log_enabled=True
-            )
-            api.setP4Source(switch.name, paths.P4SRC / f"{switch.program}.p4")
-        for host in self.plan.hosts:
-            api.addHost(host.name, ip=str(host.interface), mac=host.mac, defaultRoute=f"via {host.gateway}")
-            api.addLink(host.name, host.switch, port2=host.port, addr2=host.gateway_mac)
-        for trunk in self.plan.trunks:
-            api.addLink(
-                trunk.left,
-                trunk.right,
-                trunk.left_port,
-                trunk.right_port,
-                addr1=trunk.mac(trunk.left),
-                addr2=trunk.mac(trunk.right),
-            )
-        return api
-
     def _make_controller(self, run: Run) -> Controller:
         config = ControllerConfig(
             switches=load_switches(write_switches(run.folder, self.plan, self._network_api)),
@@ -318,7 +323,7 @@ class Testbed:
             workers=self.workers,
             traces=self.traces or run.folder / "traces",
         )
-        hosts = {h.name: _switched(h, self.hosts[h.name]) for h in self.plan.hosts}
+        hosts = {h.name: switched(h, self.hosts[h.name]) for h in self.plan.hosts}
         try:
             return Controller(config, hosts, self._mover, self._apps_view)
         except ControllerError as ex:
@@ -330,6 +335,16 @@ class Testbed:
     def mininet(self) -> Any:
         """Mininet's own object."""
         return self._network_api.net
+
+    @property
+    def hosts(self) -> Mapping[str, Host]:
+        """The hosts by name, as migrations know them."""
+        return self._places.hosts
+
+    @property
+    def uses_images(self) -> bool:
+        """Say whether the demos start their servers from images."""
+        return self.kind.uses_images
 
     @property
     def measure(self) -> Measure | None:
@@ -384,70 +399,21 @@ class Testbed:
 
         `service` is "VIP:PORT" (or "VIP:PORT/udp"); the program's own port is the same unless `port` says otherwise.
         Programs of one `group` share a process tree, and move as one. `volumes` are directories of which the program
-        gets a copy of its own, which moves with it. With an `image` (a name of `make images`, or a folder that is a
-        root file system) it is a container that runc starts; `argv` comes after the image's entrypoint, and `volumes`
-        are directories inside. Raises BadApp, BadNetwork.
+        gets a copy of its own, which moves with it. With an `image` it is a container, and `argv` comes after the
+        image's entrypoint. runc starts it from a name of `make images` or a folder that is a root file system, and
+        `volumes` are directories inside; on hosts that are pods the engine does, from a name of `make images` or an
+        image that it has, and `volumes` are what the engine takes. Raises BadApp, BadNetwork.
         """
         self._check_free(name, "app")
-        where = self._host(host)
+        self._host(host)
+        if group is not None and group not in self._groups:
+            self._check_free(group, "group")
         vip = parse_service(service) if service else None
         if vip and any(vip.address == h.address for h in self.plan.hosts):
             raise BadApp(f"{vip.address} is a host's address: a service needs one of its own")
-        log = self.folder / f"{name}.out"
-        own = [Volume(Path(volume).resolve(), self.folder / "volumes") for volume in volumes]
-        if image is not None:
-            if group is not None or cwd is not None:
-                raise BadApp(f"{name}: a container can have neither a group nor a cwd")
-            app, argv = self._launch_container(
-                name, where, image, argv, env or {}, [Path(v) for v in volumes]
-            )
-            return self._register(
-                RunningApp(app, tuple(argv), service, (port or vip.port) if vip else None), weight
-            )
-        try:
-            if group is None:
-                app = self._runtime.launch(
-                    name, where, argv, log, env=env, cwd=cwd or Path.cwd(), volumes=own
-                )
-            else:
-                team = self._group(group, where)
-                app = self._runtime.launch_in(
-                    team, name, argv, log, env=env, cwd=cwd or Path.cwd(), volumes=own
-                )
-        except MigrationError as ex:
-            self._end_empty_group(group)
-            raise BadApp(str(ex)) from ex
-        return self._register(
-            RunningApp(app, tuple(argv), service, (port or vip.port) if vip else None), weight
-        )
-
-    def _launch_container(
-        self,
-        name: str,
-        host: Host,
-        image: str | Path,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        volumes: Sequence[Path],
-    ) -> tuple[App, Sequence[str]]:
-        """Start a container; return it and its whole command."""
-        loaded = images.load(image, self.folder / "rootfs")
-        try:
-            app = containers.launch(
-                self.custody,
-                name,
-                host,
-                loaded,
-                self.folder / f"{name}.out",
-                store=self.folder / "containers",
-                cgroup=f"p4ferry-{self._run.name}-{name}",
-                argv=argv,
-                env={MARKER: self._run.name, **env},
-                volumes=volumes,
-            )
-        except MigrationError as ex:
-            raise BadApp(str(ex)) from ex
-        return app, loaded.argv(argv)
+        app, argv = self._launcher.start(Order(name, host, argv, env, cwd, volumes, image, group))
+        running = RunningApp(app, tuple(argv), service, (port or vip.port) if vip else None)
+        return self._register(running, weight)
 
     def _register(self, running: RunningApp, weight: int) -> RunningApp:
         """Put a program that has been started into its service, and among the testbed's own; else end it again."""
@@ -456,7 +422,7 @@ class Testbed:
             if service:
                 self._serve(running, service, parse_service(service), weight)
         except BaseException:
-            self._runtime.terminate(running.app)
+            self._launcher.end(running.app)
             self._end_empty_group(running.group)
             raise
         self._apps[running.app.name] = running
@@ -467,7 +433,7 @@ class Testbed:
         """End a program, and take it out of its service."""
         running = self._app(name)
         del self._apps[name]
-        listening = self._runtime.sockets(running.app)
+        listening = self._launcher.sockets(running.app)
         try:
             if running.service and running.backend_port:
                 self.controller.remove_backend(running.service, self._location(running), drain=False)
@@ -478,7 +444,7 @@ class Testbed:
         except ControllerError as ex:
             raise BadApp(str(ex)) from ex
         finally:
-            self._runtime.terminate(running.app)
+            self._launcher.end(running.app)
             self._end_empty_group(running.group)
             self._save()
 
@@ -520,8 +486,7 @@ class Testbed:
         `on_event` hears of the end, too: {"phase": "over", …}.
         """
         app = app if isinstance(app, str) else ",".join(app)
-        self._movable(app)
-        self._host(to)
+        self._place(self._movable(app), to)
         try:
             queue = self.controller.migrations
             return queue.submit(app, to, on_event, mode=mode, transfer=transfer).id
@@ -545,7 +510,7 @@ class Testbed:
 
     def output(self, name: str) -> str:
         """Return what a program has printed."""
-        return self._app(name).app.log.read_text(errors="replace")
+        return self._launcher.output(self._app(name).app)
 
     # ---- what there is
 
@@ -587,17 +552,17 @@ class Testbed:
         app, port = running.app, running.backend_port
 
         def listens() -> bool:
-            if not self._runtime.is_running(app):
-                raise BadApp(f"{app.name} ended at once: {_last_line(app.log)}")
+            if not self._launcher.is_running(app):
+                raise BadApp(f"{app.name} ended at once: {self._launcher.last_line(app)}")
             return any(
                 s.is_receiver and s.protocol == protocol and s.local_port == port
-                for s in self._runtime.sockets(app)
+                for s in self._launcher.sockets(app)
             )
 
         if not wait_until(listens, LISTEN_TIMEOUT):
             raise BadApp(
                 f"{app.name} does not listen on {protocol.name} port {port} after {LISTEN_TIMEOUT:g} s: "
-                f"{_last_line(app.log)}"
+                f"{self._launcher.last_line(app)}"
             )
 
     def _location(self, running: RunningApp) -> Endpoint:
@@ -607,7 +572,7 @@ class Testbed:
 
     def _apps_view(self) -> dict[str, dict[str, Any]]:
         def view(app: App, service: str | None, group: str | None, command: str) -> dict[str, Any]:
-            state = "running" if self._runtime.is_running(app) else "ended"
+            state = "running" if self._launcher.is_running(app) else "ended"
             known = {"host": app.host.name, "pid": app.pid, "state": state}
             return {**known, "service": service, "group": group, "command": command}
 
@@ -638,19 +603,18 @@ class Testbed:
         if name in self._groups:
             raise BadApp(f"{name} is the name of a group: choose another one for the {kind}")
 
-    def _group(self, name: str, host: Host) -> App:
-        """Return a group, made now if there is none; raises BadApp if it is elsewhere."""
-        if (group := self._groups.get(name)) is None:
-            self._check_free(name, "group")
-            group = self._groups[name] = self._runtime.launch_group(name, host, self.folder / f"{name}.out")
-        elif group.host.name != host.name:
-            raise BadApp(f"the group {name} is on {group.host.name}: start its programs there")
-        return group
+    @property
+    def _groups(self) -> dict[str, App]:
+        return self._launcher.groups
 
     def _end_empty_group(self, name: str | None) -> None:
         """End a group that has no program any more."""
-        if name in self._groups and not any(running.group == name for running in self._apps.values()):
-            self._runtime.terminate(self._groups.pop(name))
+        self._launcher.end_group(name, [r.group for r in self._apps.values() if r.group is not None])
+
+    def _place(self, app: App, host: str) -> Host:
+        """Return where on a host a program would be; raises BadNetwork, BadApp."""
+        self._host(host)
+        return self._places.for_app(app, host)
 
     def _movable(self, name: str) -> App:
         """Return what a migration is asked for: a program, a group, or several of them ("redis,app")."""
@@ -699,74 +663,6 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def parse_service(text: str) -> Endpoint:
-    """Parse "VIP:PORT" or "VIP:PORT/udp"; raises BadApp."""
-    address, _, rest = text.partition(":")
-    number, _, protocol = rest.partition("/")
-    try:
-        kind = IpProtocol[(protocol or "tcp").upper()]
-        vip, port = IPv4Address(address), int(number)
-    except (KeyError, ValueError) as ex:
-        raise BadApp(f"service {text!r} is not VIP:PORT such as 10.0.0.100:7000 (or …/udp)") from ex
-    if not 1 <= port <= 65535:
-        raise BadApp(f"service {text!r}: {port} is not a port from 1 to 65535")
-    return Endpoint(kind, vip, port)
-
-
-def write_switches(folder: Path, network: NetworkPlan, api: NetworkAPI) -> Path:
-    """Write switches.json and the runtime files that it names; returns its path."""
-    switches = [_switch_entry(folder, switch, api) for switch in network.switches]
-    path = folder / "switches.json"
-    path.write_text(json.dumps(switches, indent=2))
-    return path
-
-
-def _switch_entry(folder: Path, switch: SwitchPlan, api: NetworkAPI) -> dict[str, Any]:
-    program = api.program(switch.name)
-    runtime = folder / f"{switch.name}-runtime.json"
-    runtime.write_text(
-        json.dumps(
-            {
-                "target": "bmv2",
-                "p4info": str(program.p4info),
-                "bmv2_json": str(program.bmv2_json),
-                "table_entries": switch.entries,
-            },
-            indent=2,
-        )
-    )
-    return {
-        "id": switch.device_id,
-        "name": switch.name,
-        "addr": f"127.0.0.1:{switch.grpc_port}",
-        "p4info_file_path": str(program.p4info),
-        "bmv2_file_path": str(program.bmv2_json),
-        "runtime_file": str(runtime),
-        "master": switch.name == "s1",
-        "lb_nodes": [],
-    }
-
-
-def _switched(planned: HostPlan, host: Host) -> SwitchedHost:
-    return SwitchedHost(host.name, host.pid, host.address, planned.mac, planned.switch, planned.port)
-
-
-def _root_links(network: NetworkPlan) -> list[str]:
-    """List the links that the network has in the root namespace."""
-    ends = [f"{h.switch}-eth{h.port}" for h in network.hosts]
-    for trunk in network.trunks:
-        ends += [f"{trunk.left}-eth{trunk.left_port}", f"{trunk.right}-eth{trunk.right_port}"]
-    return ends + [f"p4cpu{switch.device_id}" for switch in network.switches]  # the embedded switch's own
-
-
 def _at(host: Host, socket: InetSocket) -> Endpoint:
     """Return where a socket of a host is found from outside."""
     return Endpoint(IpProtocol(socket.protocol), host.address, socket.local_port)
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1] if lines else "it said nothing"

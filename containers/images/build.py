@@ -27,7 +27,7 @@ from ..oci.descriptor import Descriptor
 from ..oci.layer import Layer, Node
 from ..oci.layout import Layout
 from ..oci.manifest import Manifest
-from . import compiled
+from . import own
 from . import packages as package_trees
 from .recipes import PROGRAMS, Recipe
 
@@ -53,8 +53,8 @@ class Part:
     key: str
     packages: tuple[str, ...] = ()
     """Of this layer and all below; empty: the programs."""
-    compiled: str = ""
-    """The program of ours that is all of it."""
+    own: str = ""
+    """The name of an image that is made without packages; this layer is all of it."""
 
 
 class Builder:
@@ -100,9 +100,8 @@ class Builder:
         for names in recipe.packages:
             below = (*below, *names)
             parts.append(Part(self._key(package_trees.VERSION, self._source.suite, *below), below))
-        if recipe.compiled:
-            key = self._key("compiled", compiled.recipe_of(recipe.compiled))
-            parts.append(Part(key, compiled=recipe.compiled))
+        if recipe.is_own:
+            parts.append(Part(self._key("own", own.key_of(recipe.name)), own=recipe.name))
         if recipe.has_programs:
             content = (f"{path} {digests.of(node.data or b'')}" for path, node in self._programs.items())
             parts.append(Part(self._key("programs", *content)))
@@ -149,8 +148,8 @@ class Builder:
 
     def _content(self, target: Layout, parts: Sequence[Part], number: int) -> Mapping[str, Node]:
         part = parts[number]
-        if part.compiled:
-            return compiled.files(part.compiled)
+        if part.own:
+            return own.files(part.own)
         if not part.packages:
             return self._programs
         whole = self._tree(part)

@@ -42,8 +42,8 @@ class Recipe:
     runs: ImageConfig
     has_programs: bool = True
     """Whether apps/ is in it."""
-    compiled: str = ""
-    """The C file that is all of it (compiled.py); then nothing is downloaded."""
+    is_own: bool = False
+    """Whether it is made without a package (own.py); then nothing is downloaded."""
 
     @property
     def reference(self) -> str:
@@ -72,6 +72,7 @@ RECIPES = (
         ),
         has_programs=False,
     ),
-    Recipe("pause", (), ImageConfig(("/pause",)), has_programs=False, compiled="pause"),
+    Recipe("pause", (), ImageConfig(("/pause",)), has_programs=False, is_own=True),
+    Recipe("host", (), ImageConfig(env=_ENV), has_programs=False, is_own=True),
 )
-"""All images, by the names that the issue and the documentation give them; `pause` holds a pod's network."""
+"""All images, by the names that the issue and the documentation give them."""

@@ -25,7 +25,7 @@ from containers.oci.unpack import unpack
 
 from .tars import hard, member, tar
 
-ECHO, HTTP, PRODUCER, APP, REDIS, PAUSE = RECIPES
+ECHO, HTTP, PRODUCER, APP, REDIS, PAUSE, HOST = RECIPES
 
 
 class Distribution:
@@ -75,8 +75,8 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_names_and_commands() -> None:
-    """The five images of the issue and that of pods, none of which an engine would look for elsewhere."""
-    names = {"tcp-echo", "redis", "app", "producer", "http-server", "pause"}
+    """The five of the issue and those for pods and switches; an engine would look for none of them elsewhere."""
+    names = {"tcp-echo", "redis", "app", "producer", "http-server", "pause", "host"}
     assert {recipe.name for recipe in RECIPES} == names
     assert ECHO.reference == "localhost/p4ferry/tcp-echo:latest"
     assert ECHO.runs.argv == ("python3", "/srv/p4ferry/apps/tcp_echo.py", "server")
@@ -88,7 +88,7 @@ def test_names_and_commands() -> None:
 
 def test_python_images_share_their_layers(place: Place) -> None:
     """The packages are fetched once for each layer, and stored once."""
-    assert len(place.build(*RECIPES)) == 6
+    assert len(place.build(*RECIPES)) == 7
     assert place.distribution.asked == [
         ("busybox", "python3"),
         ("busybox", "python3", "python3-redis"),
@@ -110,11 +110,13 @@ def test_an_upper_layer_of_packages_holds_only_its_own(place: Place) -> None:
         assert list(nodes(source)) == ["usr", "usr/bin", "usr/bin/python3-redis"]
 
 
-def test_pause_is_compiled(place: Place, tmp_path: Path) -> None:
-    """Without any package: one program, which ends when it is asked to, and is built once."""
-    assert place.build(PAUSE) == [PAUSE.reference]
+def test_images_without_packages(place: Place, tmp_path: Path) -> None:
+    """An empty root, and one program, which ends when it is asked to; each is built once."""
+    assert place.build(PAUSE, HOST) == [PAUSE.reference, HOST.reference]
     assert place.distribution.asked == []
-    assert place.build(PAUSE) == []
+    assert place.build(PAUSE, HOST) == []
+    unpack(place.path, HOST.reference, tmp_path / "host")
+    assert (tmp_path / "host" / "lib64").readlink() == Path("usr/lib64")
     assert unpack(place.path, PAUSE.reference, tmp_path / "root").argv == ("/pause",)
     with subprocess.Popen([tmp_path / "root" / "pause"]) as process:
         with pytest.raises(subprocess.TimeoutExpired):

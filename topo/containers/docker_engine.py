@@ -45,6 +45,14 @@ class DockerEngine:
         version, driver = info.get("CgroupVersion", "1"), info["CgroupDriver"]
         return f"Docker {info['ServerVersion']} at {self._address}, control groups v{version} by {driver}"
 
+    def why_no_checkpoints(self) -> str | None:
+        if self._client.info().get("ExperimentalBuild"):
+            return None
+        return (
+            f'the Docker daemon at {self._address} was started without "experimental", and so cannot checkpoint: '
+            "end it and type scripts/dockerd, or add it to its daemon.json"
+        )
+
     def has_image(self, image: str) -> bool:
         try:
             self._client.inspect_image(image)
@@ -197,5 +205,5 @@ def _reason(ex: Exception) -> str:
 def _unreachable(address: str) -> str:
     if shutil.which("dockerd") is None and address == DEFAULT_ADDRESS:
         return f"Docker is not installed; {SETUP}"
-    remedy = "start its daemon (systemctl start docker, or dockerd &), or set DOCKER_HOST"
+    remedy = "start its daemon (scripts/dockerd &, or systemctl start docker), or set DOCKER_HOST"
     return f"Docker does not answer at {address}: {remedy}"

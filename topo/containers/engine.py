@@ -52,6 +52,9 @@ class Engine(Protocol):
     def describe(self) -> str:
         """Say version and settings in a line."""
 
+    def why_no_checkpoints(self) -> str | None:
+        """Return why it could not checkpoint any container, and what to type; None if it can."""
+
     def has_image(self, image: str) -> bool:
         """Say whether an image is there; none is ever pulled."""
 

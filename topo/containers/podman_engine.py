@@ -62,6 +62,13 @@ class PodmanEngine:
         runtime, manager = host["ociRuntime"]["name"], host["cgroupManager"]
         return f"Podman {version} with {runtime}, control groups {host['cgroupVersion']} by {manager}"
 
+    def why_no_checkpoints(self) -> str | None:
+        return (
+            None
+            if shutil.which("runc")
+            else f"Podman moves containers with runc, which is not installed; {SETUP}"
+        )
+
     def has_image(self, image: str) -> bool:
         return self._call("image", "exists", image).returncode == 0
 

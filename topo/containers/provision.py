@@ -1,4 +1,4 @@
-"""Our own images in an engine: those of `make images` are handed to it on demand, `pause` is even built.
+"""Our own images in an engine: handed to it on demand; those that need no package are even built.
 
 A name alone is one of ours (`redis` is localhost/p4ferry/redis:latest); anything else is a reference that the engine
 must have already. Nothing is pulled.
@@ -27,7 +27,7 @@ def provide(engine: Engine, name: str) -> str:
     recipe = find_recipe(name)
     if recipe is None:
         return name
-    if recipe.compiled:
+    if recipe.is_own:
         _build(recipe)
     else:
         check_built([name])

@@ -1,0 +1,176 @@
+"""Testbeds whose hosts are pods, with real engines: containers and plain programs in them, services, the end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from migration.namespaces import in_netns
+from tests.topo.containers.conftest import TOOLS, containers
+from topo import management, paths
+from topo.containers.engine import Engine
+from topo.errors import BadApp, CannotRecover
+from topo.measure import TCP_ECHO
+from topo.runs import MARKER, clean_up
+from topo.testbed import LoadBalancerNetwork, Testbed
+from topo.waiting import wait_until
+
+pytestmark = [pytest.mark.net, pytest.mark.usefixtures("leaves_nothing")]
+VIP = "10.0.0.100:7000"
+SERVER = ["sh", "-c", "echo ready; while true; do nc -l -p 7000 -e cat; done"]
+PYTHON = "/usr/bin/python3"
+
+
+def call(host_pid: int) -> bytes:
+    """Ask the service from a host; a server of nc is away for a moment after each connection."""
+    address, port = VIP.split(":")
+
+    def once() -> bytes:
+        with in_netns(host_pid, lambda: socket.create_connection((address, int(port)), 5)) as connection:
+            connection.settimeout(5)
+            connection.sendall(b"hello")
+            return connection.recv(100)
+
+    replies: list[bytes] = []
+
+    def answers() -> bool:
+        try:
+            replies.append(once())
+        except OSError:
+            return False
+        return bool(replies[-1])
+
+    wait_until(answers, 10.0, 0.1)
+    return replies[-1] if replies else b""
+
+
+def test_hosts_are_pods(engine: Engine) -> None:
+    """A container serves a VIP, a plain program on another pod is its client and moves; both are seen and ended."""
+    with Testbed(LoadBalancerNetwork(hosts=3), hosts=engine.name) as net:
+        running = net.run("echo", "h2", SERVER, service=VIP, image=TOOLS)
+        app, host = running.app, net.hosts["h2"]
+        assert app.engine is not None and app.engine.engine == engine.name
+        assert engine.pid(app.engine.id) == app.pid
+        assert host.sandbox == net.host("h2").pod != ""
+        assert host.pid != app.pid
+        assert Path(f"/proc/{host.pid}/ns/net").readlink() == Path(f"/proc/{app.pid}/ns/net").readlink()
+        assert [member.name for member in net.host("h2").containers()] == ["mn.echo"]
+        assert net.output("echo") == "ready\n"
+        assert call(net.hosts["h1"].pid) == b"hello"
+        assert management.interface("h3") in net.host("h3").cmd("ip link")
+        assert " 0% packet loss" in net.host("h1").cmd(f"ping -c 1 -W 2 {net.hosts['h3'].management}")
+
+        net.run("plain", "h1", [PYTHON, str(TCP_ECHO), "server", "--port", "7001"], service="10.0.0.101:7001")
+        assert {row["name"]: row["state"] for row in net.apps()} == {"echo": "running", "plain": "running"}
+        report = net.migrate("plain", "h3")
+        assert (report.outcome, report.runtime) == ("completed", "process"), report.reason
+        with pytest.raises(BadApp, match="plain programs and an engine's containers cannot move together"):
+            net.migrate(["echo", "plain"], "h1")
+        _mistakes(net)
+
+        net.run("short", "h3", ["sh", "-c", "sleep 0.5; echo over"], image=TOOLS)
+        assert wait_until(lambda: net.apps()[-1]["state"] == "ended", 5.0)
+        assert net.output("short") == "over\n"
+        net.stop("echo")
+        assert net.host("h2").containers() == []
+        assert [service["backends"] for service in net.services() if service["name"] == VIP] in (
+            [],
+            [[]],
+            [0],
+        )
+        net.stop("short")
+    assert containers(engine) == []
+
+
+def _mistakes(net: Testbed) -> None:
+    """One sentence each, and nothing is left of the attempt."""
+    cases = [
+        ({"name": "h3"}, "h3 is the name of a host, and so of a container"),
+        ({"image": "/srv"}, "x: the folder /srv is no image that (docker|podman) can start"),
+        ({"image": "no-such"}, "has no image no-such, and none is pulled"),
+        ({"argv": ["nothing"]}, f"image {TOOLS} has no nothing"),
+        ({"argv": ["sh", "-c", "echo so; exit 3"]}, "x ended at once: so"),
+        ({"group": "g"}, "x: a container can have neither a group nor a cwd"),
+        ({"volumes": ["a:b"]}, "x: volume 'a:b' is not SOURCE:TARGET"),
+    ]
+    for asked, message in cases:
+        with pytest.raises(BadApp, match=message):
+            net.run(**{"name": "x", "host": "h3", "argv": SERVER, "image": TOOLS, **asked})  # type: ignore[arg-type]
+    with pytest.raises(BadApp, match=r"does not listen on TCP port 9|ended at once: brief"):
+        net.run("x", "h3", ["sh", "-c", "sleep 0.3; echo brief"], service="10.0.0.102:9", image=TOOLS)
+    assert net.host("h3").containers() == []
+
+
+def test_kill_9(engine: Engine) -> None:
+    """Its pods are not taken over, which is said; the next run removes them, their containers and their networks."""
+    code = (
+        "import sys; from topo.testbed import LoadBalancerNetwork, Testbed\n"
+        f"with Testbed(LoadBalancerNetwork(hosts=3), hosts={engine.name!r}) as net:\n"
+        f"    net.run('echo', 'h2', {SERVER!r}, image={TOOLS!r})\n"
+        "    print('READY', flush=True); sys.stdin.readline()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != MARKER}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=paths.CHECKOUT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "READY\n"
+    process.kill()
+    process.communicate()
+    assert len(containers(engine)) == 4
+    with pytest.raises(
+        CannotRecover, match=f"its hosts are pods of {engine.name}, and those are not taken over"
+    ):
+        Testbed.recover()
+    (left,) = clean_up()
+    assert (left.containers, left.silent_engines) == (4, ())
+    assert containers(engine) == []
+
+
+def test_the_main_program(engine: Engine, tmp_path: Path) -> None:
+    """`--hosts`, and `run … --image` in its CLI; ended by the end of the script."""
+    script = tmp_path / "script"
+    script.write_text(
+        f"run echo h2 --image {TOOLS} --service {VIP} -- {SERVER[0]} -c '{SERVER[2]}'\n"
+        "apps\nh1 ping -c 1 -W 2 10.0.2.2\nh1 ip -4 addr show h1-eth0\n"
+    )
+    lb = [
+        sys.executable,
+        str(paths.CHECKOUT / "topo" / "lb.py"),
+        "--http-port",
+        "5096",
+        "--hosts",
+        engine.name,
+    ]
+    done = subprocess.run(
+        [*lb, "--script", str(script)], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "echo runs on h2 (process" in done.stdout
+    assert " 0% packet loss" in done.stderr and "inet 10.0.1.1/24" in done.stderr  # Mininet's own output
+    assert containers(engine) == []
+
+
+def test_no_docker_gets_one_sentence(tmp_path: Path) -> None:
+    """With what to type, before anything is built."""
+    lb = [sys.executable, str(paths.CHECKOUT / "topo" / "lb.py"), "--hosts", "docker", "--demo", "echo"]
+    done = subprocess.run(
+        lb,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/docker.sock"},
+        timeout=60,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("lb.py: Docker does not answer at unix://") and "scripts/dockerd" in line
