@@ -33,6 +33,7 @@ class Member(App):
         self.more_logs = []
         self.volumes = []
         self.container = None
+        self.engine = None
 
     @property
     def host(self) -> Host:  # type: ignore[override]
@@ -59,6 +60,7 @@ class Party(App):
         self.name = ",".join(app.name for app in members)
         self.log = members[0].log
         self.container = members[0].container
+        self.engine = members[0].engine
         self.volumes = [volume for app in members for volume in app.volumes]
         self.more_logs = sorted(frozenset[Path]().union(*(app.logs for app in members)) - {self.log})
 

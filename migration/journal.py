@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .groups import Party
-from .model import App, Container, Host, Volume
+from .model import App, Container, EngineContainer, Host, Volume
 from .steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener
 
 WAY_BACK = "-back"  # ends the name of a migration that takes a program home
@@ -84,7 +84,8 @@ def app_from_json(data: Mapping[str, Any]) -> App:
     volumes = [Volume(Path(one["directory"]), Path(one["store"])) for one in data["volumes"]]
     container = _container_from_json(data["container"]) if data.get("container") else None
     host = host_from_json(data["host"])
-    return App(data["name"], host, data["pid"], Path(data["log"]), more, volumes, container)
+    engine = EngineContainer(**data["engine"]) if data.get("engine") else None
+    return App(data["name"], host, data["pid"], Path(data["log"]), more, volumes, container, engine)
 
 
 def _container_from_json(data: Mapping[str, Any]) -> Container:
@@ -104,6 +105,7 @@ def host_from_json(data: Mapping[str, Any]) -> Host:
         data["pid"],
         IPv4Address(data["address"]),
         IPv4Address(management) if management else None,
+        data.get("sandbox"),
     )
 
 

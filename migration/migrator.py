@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .cancellation import Cancellation
 from .deadline import Timeouts
+from .engines.runtime import Runtimes
 from .errors import MigrationError, Refused
 from .groups import Party, members
 from .journal import Journal
@@ -63,7 +64,7 @@ class Migrator:
         settled: Callable[[App], None] = ignore,
     ) -> None:
         self.steering = steering
-        self.runtime = runtime
+        self._runtime = Runtimes(runtime) if isinstance(runtime, ProcessRuntime) else runtime
         self.images = images
         self.journals = journals
         self.traces = traces
@@ -87,7 +88,9 @@ class Migrator:
     ) -> Report:
         """Carry a program to `destination`; never raises for a migration that fails, the report tells."""
         identity = identity or uuid.uuid4().hex[:12]
-        kind = "runc" if app.container is not None else self.runtime.name
+        kind = (
+            "runc" if app.container is not None else app.engine.engine if app.engine else self._runtime.name
+        )
         report = Report(identity, app.name, app.host.name, destination.name, kind)
         if self.traces is not None:
             self.traces.begin(identity)
@@ -117,7 +120,7 @@ class Migrator:
 
     def recover(self) -> list[Recovered]:
         """Finish or undo what an earlier controller left unfinished; call it before the first migration."""
-        return recover(self.journals, self.steering, self.runtime, self.settled)
+        return recover(self.journals, self.steering, self._runtime, self.settled)
 
     def _run(
         self, plan: Plan, report: Report, on_event: OnEvent, cancellation: Cancellation, tracer: Tracer
@@ -184,10 +187,14 @@ class Migrator:
     def _runtime_of(self, app: App) -> Runtime:
         """Return what runs a program, or the programs of a party."""
         if not isinstance(app, Party):
-            return self.runtime
-        if not isinstance(self.runtime, ProcessRuntime):
-            raise Refused(f"{app.name}: only plain processes can be moved together, one by one please")
-        return PartyRuntime(self.runtime)
+            return self._runtime
+        if len({None if one.engine is None else one.engine.engine for one in app.members}) > 1:
+            raise Refused(
+                f"{app.name} cannot be moved together: not all of them are containers of one engine"
+            )
+        if not isinstance(self._runtime, Runtimes):
+            raise Refused(f"{app.name}: these programs can only be moved one by one")
+        return PartyRuntime(self._runtime)
 
     @contextmanager
     def _claim(self, app: App, identity: str) -> Iterator[None]:

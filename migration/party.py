@@ -1,7 +1,7 @@
 """A runtime and a passage for a party: several programs that were started apart and move in one transaction.
 
-    PartyRuntime(ProcessRuntime)    asks the runtime about each member, and sums up
-    PartyPassage                    one ProcessPassage for each member, in step
+    PartyRuntime(Runtimes)    asks the runtimes about each member, and sums up
+    PartyPassage              one passage for each member, in step
 
 The members are stopped together and only then written down, so that what one has sent the other has, or has not, in
 both images. Their copies are built side by side, and run when every original has ended.
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from . import tree
 from .deadline import Deadline
 from .dropping import Dropping
+from .engines.runtime import Part, Runtimes
 from .errors import MigrationError, Refused
 from .groups import member_folder, members
 from .images import FILES_IMAGE, OpenFiles
@@ -26,7 +27,6 @@ from .inet import InetSocket
 from .journal import Note
 from .model import App, Host
 from .neighbours import Surroundings
-from .process import ProcessPassage, ProcessRuntime
 from .steering import Endpoint, IpProtocol
 from .transfer.modes import Choice, Mode, Wish
 from .turns import turn_of
@@ -37,7 +37,7 @@ T = TypeVar("T")
 class PartyRuntime:
     """See runtime.Runtime; every App may be a Party."""
 
-    def __init__(self, runtime: ProcessRuntime) -> None:
+    def __init__(self, runtime: Runtimes) -> None:
         self._runtime = runtime
         self.name = runtime.name
 
@@ -79,7 +79,7 @@ class PartyRuntime:
     def open_passage(
         self, app: App, destination: Host, folder: Path, *, lock: bool, deadline: Deadline, choice: Choice
     ) -> PartyPassage:
-        """Start the CRIU workers of all."""
+        """Get all ready."""
         return PartyPassage(self._runtime, members(app), destination, folder, lock, deadline, choice)
 
     def end_leftovers(self) -> None:
@@ -109,7 +109,7 @@ class PartyPassage:
 
     def __init__(
         self,
-        runtime: ProcessRuntime,
+        runtime: Runtimes,
         apps: Sequence[App],
         destination: Host,
         folder: Path,
@@ -123,21 +123,13 @@ class PartyPassage:
         self._running = runtime.is_running
         self._turn = contextlib.ExitStack()
         self.images = self.moved = folder
-        self.parts: list[ProcessPassage] = []
+        self.parts: list[Part] = []
         try:
             for app in apps:
                 place = member_folder(folder, app)
                 place.mkdir(mode=0o700)
-                part = ProcessPassage(
-                    runtime.criu,
-                    runtime.custody,
-                    app,
-                    destination,
-                    place,
-                    lock=lock,
-                    choice=choice,
-                    deadline=deadline,
-                    in_turn=False,
+                part = runtime.open_passage(
+                    app, destination, place, lock=lock, choice=choice, deadline=deadline, in_turn=False
                 )
                 self.parts.append(part)
             self._turn.enter_context(turn_of(pid for app in apps for pid in tree.processes(app.pid)))
@@ -156,10 +148,13 @@ class PartyPassage:
         return any(part.has_locks for part in self.parts)
 
     def freeze(self, stopped: Callable[[], None] = lambda: None) -> None:
-        """Stop all, then write each down: one after the other, for they may work in one directory."""
+        """Stop all, then write each down: processes one after the other, for they may work in one directory."""
         with self._turn:
             together([part.stop for part in self.parts])
             stopped()
+            if all(app.engine is not None for app in self._apps):
+                together([part.dump for part in self.parts])
+                return
             for part in self.parts:
                 part.dump()
 

@@ -204,10 +204,20 @@ class ProcessRuntime:
         lock: bool,
         deadline: Deadline,
         choice: Choice = STOP_SHARED,
+        in_turn: bool = True,
     ) -> ProcessPassage:
-        """Start the CRIU workers of one migration."""
+        """Start the CRIU workers of one migration; without `in_turn` the caller sees to it that no other dump comes
+        in between."""
         return ProcessPassage(
-            self.criu, self.custody, app, destination, folder, lock=lock, deadline=deadline, choice=choice
+            self.criu,
+            self.custody,
+            app,
+            destination,
+            folder,
+            lock=lock,
+            deadline=deadline,
+            choice=choice,
+            in_turn=in_turn,
         )
 
     def end_leftovers(self) -> None:

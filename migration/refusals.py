@@ -48,7 +48,7 @@ def offences(app: App, destination: Host) -> Iterator[str]:
     pids = tree.processes(app.pid)
     seen: set[str] = set()
     unread = _unread_netlink(app.pid)
-    inside = tree.mounts(app.pid) if app.container is not None else None
+    inside = tree.mounts(app.pid) if app.container or app.engine else None
     if inside is not None:
         yield from _guests(app.pid, pids)
     for pid in pids:
@@ -58,7 +58,7 @@ def offences(app: App, destination: Host) -> Iterator[str]:
                 with contextlib.suppress(FileNotFoundError):  # closed meanwhile
                     yield from _descriptor(file, unread)
                     if inside is not None:
-                        yield from _outside(file, inside, app.log)
+                        yield from _outside(file, inside, None if app.engine else app.log)
                     elif (
                         _is_file(file.target)
                         and file.target not in seen
@@ -132,14 +132,14 @@ def _guests(root: int, pids: list[int]) -> Iterator[str]:
                         yield f"process {folder.name} ({command}) was started in it from outside"
 
 
-def _outside(file: OpenFile, inside: set[int], log: Path) -> Iterator[str]:
+def _outside(file: OpenFile, inside: set[int], log: Path | None) -> Iterator[str]:
     """Look at a descriptor of a container: what it has open is on a mount of its own, except its log."""
     if not file.target.startswith("/") or file.target.startswith("/memfd:"):
         return
     mount = tree.fdinfo(file, "mnt_id")
     if mount and int(mount) not in inside:
         path = Path(f"/proc/{file.pid}/fd/{file.fd}")
-        if not os.path.samestat(path.stat(), log.stat()):
+        if log is None or not os.path.samestat(path.stat(), log.stat()):
             yield (
                 f"process {file.pid} has {file.target} open (descriptor {file.fd}), which is not in the container"
             )

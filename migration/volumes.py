@@ -164,7 +164,7 @@ class Mirror:
                 links.setdefault(status.st_ino, name)
             found[name] = stamp
         for name in sorted(self._stamps.keys() - found.keys(), reverse=True):
-            _remove(self._copy / name)
+            remove(self._copy / name)
         for name in reversed(found):  # times of directories, once nothing is put into them any more
             if stat.S_ISDIR(found[name].mode):
                 os.utime(self._copy / name, ns=(found[name].modified, found[name].modified))
@@ -187,7 +187,7 @@ class Mirror:
         here, there = self._source / name, self._copy / name
         mode, size = status.st_mode, 0
         if not (stat.S_ISDIR(mode) and there.is_dir() and not there.is_symlink()):
-            _remove(there)
+            remove(there)
         if stat.S_ISDIR(mode):
             there.mkdir(exist_ok=True)
         elif stat.S_ISLNK(mode):
@@ -223,7 +223,8 @@ def _copy_attributes(here: Path, there: Path) -> None:
                 )
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; what is not there is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,0 +1,64 @@
+"""A container's writable layer and log on their way to its twin.
+
+The first copy goes below the twin's overlay, which is not mounted yet. The restore that waits at the gate has mounted
+it, and the kernel forbids changes below a mounted overlay; so what changes until the freeze goes through it, where a
+whiteout is a removal.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from ..errors import MigrationError
+from ..volumes import Mirror, remove
+from .driver import Contained
+
+_OPAQUE = "trusted.overlay.opaque"
+
+
+class Layer(Mirror):
+    """The writable layer of a container, twice."""
+
+    def __init__(self, original: Contained, twin: Contained) -> None:
+        super().__init__(original.upper, twin.upper, Path("/"))
+        self._twin = twin
+        self._is_mounted = False
+        self._name = original.user_name
+
+    def mounted(self) -> None:
+        """From now on go through the twin's overlay; raises MigrationError if it cannot be seen."""
+        if not self._twin.merged.is_mount():
+            raise MigrationError(
+                f"the file system of {self._name}'s copy is not mounted at {self._twin.merged}"
+            )
+        self._copy = self._twin.merged
+        self._is_mounted = True
+
+    def _bring(self, name: str, status: os.stat_result, links: dict[int, str]) -> int:
+        there = self._copy / name
+        if self._is_mounted and stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            remove(there)  # a whiteout
+            return 0
+        is_new_folder = stat.S_ISDIR(status.st_mode) and name not in self._stamps and name != "."
+        if self._is_mounted and is_new_folder and _is_opaque(self._source / name):
+            remove(there)
+        return super()._bring(name, status, links)
+
+
+def append_log(original: Contained, twin: Contained) -> int:
+    """Let the twin's log begin with what the original has printed; the engine appends what comes. Return its bytes."""
+    if original.log is None or twin.log is None or not original.log.exists():
+        return 0
+    content = original.log.read_bytes()
+    with twin.log.open("ab") as log:
+        log.write(content)
+    return len(content)
+
+
+def _is_opaque(folder: Path) -> bool:
+    try:
+        return os.getxattr(folder, _OPAQUE) == b"y"
+    except OSError:
+        return False

@@ -1,0 +1,337 @@
+"""One container of an engine's on its way; see runtime.Passage.
+
+    prepare     the twin is made, its restore begun, which waits at its gate; the writable layer is copied
+    checkpoint  the container is frozen, the engine writes its image, and leaves it frozen
+    transfer    the image goes behind the gate, with the new addresses, and its processes marked as stopped
+    restore     the gate is opened: the engine builds the copy, whose processes stand still
+    release     the original is ended without a word to its peers; SIGCONT lets the copy run
+    close       the original is removed, and the twin gets its name
+
+Until the original is ended everything is undone by removing the twin and thawing the original, for which no engine is
+needed. After that the way back is the engine's own restore of the original, which is kept until the copy was seen
+to run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import tree
+from ..deadline import Deadline
+from ..errors import MemoryLost, MigrationError
+from ..freezer import end_silently
+from ..images import INVENTORY_IMAGE, LOCKS_IMAGE, split
+from ..journal import Note
+from ..model import App, Host
+from ..repair import silence, unrepair
+from . import criuconf
+from .cgroup import freezer_of
+from .driver import TWIN, Contained, Driver, EngineSilent
+from .gate import Gate, streams_of
+from .image import DESCRIPTORS
+from .layer import Layer, append_log
+from .revival import Messages, let_go, revive
+
+END_TIMEOUT = 10.0
+UNTRACED_TIMEOUT = 10.0
+
+
+class EnginePassage:
+    """A container between two sandboxes of its engine."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        app: App,
+        destination: Host,
+        folder: Path,
+        *,
+        messages: Messages,
+        deadline: Deadline,
+    ) -> None:
+        assert app.engine is not None
+        self._driver, self._app, self._messages = driver, app, messages
+        self._source, self._destination, self._deadline = app.host, destination, deadline
+        self._pid = app.pid
+        self._folder = folder
+        self.images, self.moved = folder / "images", folder / "moved"
+        self._twin: Contained | None = None
+        self._gate: Gate | None = None
+        self._call: _Call | None = None
+        self._copy = self._bytes = 0
+        self._is_frozen = self._is_complete = self._has_run = False
+        self.has_ended = False
+        self._original = os.pidfd_open(self._pid)
+        self._stack = contextlib.ExitStack()
+        try:
+            found = driver.find(app.engine.id)
+            if found is None or found.pid != self._pid:
+                raise MigrationError(
+                    f"{driver.name} has no container of {app.name} that runs as process {self._pid}"
+                )
+            self._found = found
+            self._get_ready(folder.name)
+        except BaseException:
+            self.close()
+            raise
+
+    def _get_ready(self, identity: str) -> None:
+        """Make the twin, copy its files, and bring its restore as far as it comes without an image."""
+        self._stack.enter_context(criuconf.in_force())
+        driver, found = self._driver, self._found
+        driver.forget_checkpoint(found)
+        self.images.symlink_to(driver.images_of(found))
+        self._streams = streams_of(self._pid)
+        self._twin = twin = driver.make_twin(found, self._source, self._destination, found.name + TWIN)
+        self._layer = Layer(found, twin)
+        self._layer.sync(fleeting=True)
+        self._gate = gate = Gate(driver.images_of(twin), identity, self._streams)
+        self._call = call = _Call(lambda: driver.restore(twin.id))
+        if not gate.wait(call.is_over):
+            call.wait(0.0)
+            raise MigrationError(f"{driver.name}'s restore of {self._app.name} did not come to its image")
+        self._layer.mounted()
+
+    # ---- what a transaction asks
+
+    @property
+    def parts(self) -> Sequence[EnginePassage]:
+        """There is one image."""
+        return (self,)
+
+    @property
+    def copies(self) -> Sequence[int]:
+        """What has been restored."""
+        return (self._copy,) if self._copy else ()
+
+    def freeze(self, stopped: Callable[[], None] = lambda: None) -> None:
+        """Freeze the container and let the engine write its image."""
+        self.stop()
+        stopped()
+        self.dump()
+
+    def stop(self) -> None:
+        """Freeze the container."""
+        self._is_frozen = True  # also if only half of it was done
+        self._driver.freeze(self._found)
+
+    def dump(self) -> None:
+        """Let the engine write the image."""
+        call = _Call(lambda: self._driver.checkpoint(self._found))
+        call.wait(self._deadline.left())
+        if not (self.images / INVENTORY_IMAGE).exists():
+            raise MigrationError(f"{self._driver.name} has written no image of {self._app.name}")
+        said = json.loads((self.images / DESCRIPTORS).read_text())
+        if said != self._streams:
+            raise MigrationError(
+                f"the standard streams of {self._app.name} have changed while it got ready to move"
+            )
+        self._is_complete = True
+
+    @property
+    def has_locks(self) -> bool:
+        """Say whether the image holds file locks."""
+        locks = self.images / LOCKS_IMAGE
+        return locks.exists() and split(locks.read_bytes())[1] != []
+
+    def transfer(self, changed: Mapping[str, bytes]) -> int:
+        """Put the image behind the gate, and copy what has changed of the files."""
+        size = self._at_gate.fill(self.images, changed, self._messages.core)
+        mapped = frozenset(tree.shared_maps(tree.processes(self._pid)))
+        files = self._layer.sync(mapped)
+        assert self._twin is not None
+        self._bytes = size + files + append_log(self._found, self._twin)
+        return self._bytes
+
+    def restore(self) -> int:
+        """Open the gate; return the copy's process, which stands still."""
+        gate = self._at_gate
+        gate.open((self.images / INVENTORY_IMAGE).read_bytes())
+        if not gate.wait_for_end(self._deadline.left()):
+            self._deadline.check()
+        self._copy = gate.copy()
+        if not self._copy:
+            assert self._call is not None
+            self._call.wait(END_TIMEOUT)
+            raise MigrationError(f"{self._driver.name} has restored {self._app.name}, and it ended at once")
+        return self._copy
+
+    def end_source(self) -> None:
+        """End the frozen original; its peers do not hear of it.
+
+        A frozen process acts upon the signal when it is thawed, and runs nothing before.
+        """
+        silence(tree.processes(self._pid))
+        self.has_ended = True
+        signal.pidfd_send_signal(self._original, signal.SIGKILL)
+        self._thaw_directly()
+
+    def resume(self) -> None:
+        """Let the copy run."""
+        if not tree.is_running(self._copy):
+            raise MigrationError(f"the copy of {self._app.name} has ended before it ran")
+        let_go(self._copy)
+        self._has_run = True
+        if self._twin is not None and self._app.engine is not None:
+            self._app.engine.id = self._twin.id
+        if not wait_for_death(self._original, END_TIMEOUT):
+            raise MigrationError(f"process {self._pid} was checkpointed but did not end")
+
+    def complete(self) -> None:
+        """Wait for nothing: memory does not come later."""
+
+    def account(self) -> dict[str, Any]:
+        """Say how the memory moved."""
+        return {"mode": "stop", "via": "shared", "bytes": self._bytes, "rounds": 0}
+
+    def bury_source(self) -> None:
+        """Return when the engine, too, knows that the copy runs."""
+        if self._call is not None:
+            self._call.wait(END_TIMEOUT)
+
+    def back_out(self) -> None:
+        """Destroy the copy, then thaw the original."""
+        self._destroy_copy()
+        if self._is_frozen:
+            self._see_it_untraced()
+            with contextlib.suppress(OSError):
+                unrepair(tree.processes(self._pid))
+            self._driver.thaw(self._found)
+            self._is_frozen = False
+        if not tree.is_running(self._pid):
+            raise MigrationError(f"process {self._pid} did not outlive the attempt")
+
+    def revive(self, note: Note) -> int:
+        """Let the engine restore the original from its image, unless it is still there."""
+        if not self.has_ended and tree.is_running(self._pid):
+            self.back_out()
+            return self._pid
+        self._destroy_copy()
+        if not self._is_complete:
+            raise MemoryLost(f"process {self._pid} ended before its image was complete")
+        if not wait_for_death(self._original, END_TIMEOUT):
+            raise MigrationError(f"process {self._pid} was killed but did not end")
+        assert self._app.engine is not None
+        self._app.engine.id = self._found.id
+        pid = revive(self._driver, self._found, self._source, self._messages, self._folder.name, note)
+        self._has_run = False
+        return pid
+
+    def close(self) -> None:
+        """Remove the original if the copy has taken its place, else the twin; raises EngineSilent if none answers."""
+        if self._original >= 0:
+            os.close(self._original)
+            self._original = -1
+        try:
+            if self._has_run and self._twin is not None:
+                self._arrive(self._twin)
+            else:
+                self._leave()
+        finally:
+            if self._gate is not None:
+                self._gate.close()
+            self._stack.close()
+
+    # ---- inside
+
+    @property
+    def _at_gate(self) -> Gate:
+        assert self._gate is not None
+        return self._gate
+
+    def _arrive(self, twin: Contained) -> None:
+        self._driver.remove(self._found.id)
+        self._driver.rename(twin.id, self._found.user_name)
+        self._driver.forget_checkpoint(twin)
+
+    def _leave(self) -> None:
+        self._destroy_copy()
+        if self._twin is not None:
+            self._driver.remove(self._twin.id)
+            self._twin = None
+        if hasattr(self, "_found"):
+            self._driver.forget_checkpoint(self._found)
+
+    def _destroy_copy(self) -> None:
+        """End CRIU at its gate, or what it has built, and wait until the engine has given up."""
+        if self._gate is None:
+            return
+        if not self._gate.wait_for_end(0.0) if self._gate.pid else False:
+            self._gate.end()
+            self._gate.wait_for_end(END_TIMEOUT)
+        end_silently(self._gate.half_built(), kill)
+        if self._call is not None:
+            with contextlib.suppress(MigrationError):
+                self._call.wait(END_TIMEOUT)
+        self._copy = 0
+
+    def _thaw_directly(self) -> None:
+        freezer_of(self._pid).thaw()
+        self._is_frozen = False
+
+    def _see_it_untraced(self) -> None:
+        """Wait until no CRIU has the original in its hands; one that does not let go is ended."""
+        deadline = time.monotonic() + UNTRACED_TIMEOUT
+        while (tracer := tracer_of(self._pid)) != 0:
+            if time.monotonic() > deadline:
+                kill(tracer)
+                deadline = time.monotonic() + 1.0
+            time.sleep(0.005)
+
+
+class _Call:
+    """A call of an engine's that takes its time, in a thread of its own."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._error: BaseException | None = None
+        self._call = call
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException as ex:
+            self._error = ex
+
+    def is_over(self) -> bool:
+        """Say whether it has returned or failed."""
+        return not self._thread.is_alive()
+
+    def wait(self, timeout: float) -> None:
+        """Wait for its end; raises what it raised, or EngineSilent if it is late."""
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise EngineSilent("the engine has not answered in time")
+        if self._error is not None:
+            raise self._error
+
+
+def tracer_of(pid: int) -> int:
+    """Return who traces a process, 0 if nobody does."""
+    for line in tree.read_or_empty(Path(f"/proc/{pid}/status")).splitlines():
+        if line.startswith("TracerPid:"):
+            return int(line.split()[1])
+    return 0
+
+
+def wait_for_death(process: int, timeout: float) -> bool:
+    """Wait until a process (a pidfd) has ended; say whether it has."""
+    poller = select.poll()
+    poller.register(process, select.POLLIN)
+    return bool(poller.poll(timeout * 1000))
+
+
+def kill(pid: int) -> None:
+    """Kill a process, if it is there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,75 @@
+"""The way back of a container whose original has ended: the engine restores it from its own checkpoint.
+
+The container itself is still there, with its files as they were when it ended; its image is changed as little as a
+restore at the same place needs: its processes are built stopped, so that the new PID can be noted before one runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from .. import tree
+from ..errors import MigrationError
+from ..images import FILES_IMAGE, OpenFiles
+from ..journal import Note
+from ..model import Host
+from ..streams import inner_streams
+from .driver import Contained, Driver
+from .gate import MARKER
+from .image import as_stopped
+
+END_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """What is in CRIU's images, as the CRIU in use has it (pycriu.images)."""
+
+    core: Any
+    fdinfo: Any
+    tcp_stream: Any
+
+
+def revive(
+    driver: Driver, found: Contained, host: Host, messages: Messages, identity: str, note: Note
+) -> int:
+    """Restore an ended container where it was; return its process, noted before it runs."""
+    images = driver.images_of(found)
+    for path in images.glob("core-*.img"):
+        path.write_bytes(as_stopped(path.read_bytes(), messages.core))
+    sockets = OpenFiles((images / FILES_IMAGE).read_bytes(), messages.fdinfo).sockets
+    for name, content in inner_streams(images, sockets, host.address, messages.tcp_stream).items():
+        (images / name).write_bytes(content)
+    (images / f"{MARKER}{identity}-back").touch()  # Docker stores no content twice
+    wait_until_over(driver, found)
+    driver.restore(found.id)
+    again = driver.find(found.id)
+    if again is None or again.pid == 0:
+        raise MigrationError(f"{driver.name} has restored {found.user_name}, and it ended at once")
+    note(again.pid)
+    let_go(again.pid)
+    driver.forget_checkpoint(again)
+    return again.pid
+
+
+def let_go(root: int) -> None:
+    """Let a tree that was restored stopped run."""
+    for pid in tree.processes(root):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def wait_until_over(driver: Driver, found: Contained) -> None:
+    """Wait until the engine knows that a container has ended."""
+    deadline = time.monotonic() + END_TIMEOUT
+    while (now := driver.find(found.id)) is not None and now.status in ("running", "paused"):
+        if time.monotonic() > deadline:
+            raise MigrationError(f"{driver.name} does not notice that {found.user_name} has ended")
+        time.sleep(0.02)
+    if now is None:
+        raise MigrationError(f"{driver.name} has removed {found.user_name}")
