@@ -17,15 +17,14 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from .. import tree
 from ..errors import MigrationError
 from ..images import INVENTORY_IMAGE
 from .cgroup import group_of, processes_of
-from .image import DESCRIPTORS, place
+from .image import DESCRIPTORS
 
 MARKER = "p4ferry-"
 PATIENCE = 30.0  # seconds until the engine has come to the image
@@ -36,7 +35,7 @@ _POLL = 0.002
 def streams_of(pid: int) -> list[str]:
     """Return where a container's standard streams lead to, as runc writes it."""
     return [
-        os.readlink(f"/proc/{pid}/fd/{fd}") if os.path.lexists(f"/proc/{pid}/fd/{fd}") else "/dev/null"
+        str(link.readlink()) if (link := Path(f"/proc/{pid}/fd/{fd}")).is_symlink() else "/dev/null"
         for fd in range(3)
     ]
 
@@ -71,9 +70,10 @@ class Gate:
             time.sleep(_POLL)
         return False
 
-    def fill(self, images: Path, changed: Mapping[str, bytes], core: Any) -> int:
-        """Put the image behind the gate; return its bytes."""
-        return place(images, f"/proc/self/fd/{self._folder}", changed, core)
+    @property
+    def place(self) -> Path:
+        """The folder behind the gate."""
+        return Path(f"/proc/self/fd/{self._folder}")
 
     def open(self, inventory: bytes) -> None:
         """Let CRIU go on; raises MigrationError if it is gone."""

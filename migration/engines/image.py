@@ -21,6 +21,9 @@ from ..images import INVENTORY_IMAGE, BadImage
 # include/task-state.h of CRIU
 ALIVE, STOPPED = 1, 3
 DESCRIPTORS = "descriptors.json"
+KEPT = ".kept"
+KEPT_INVENTORY, KEPT_DESCRIPTORS = INVENTORY_IMAGE + KEPT, DESCRIPTORS + KEPT
+_OTHER_NAMES = {INVENTORY_IMAGE: KEPT_INVENTORY, DESCRIPTORS: KEPT_DESCRIPTORS}
 _LENGTH = struct.Struct("<I")
 _HEADER = 8
 
@@ -38,27 +41,39 @@ def as_stopped(image: bytes, core: Any) -> bytes:
     return image[:_HEADER] + _LENGTH.pack(len(message)) + message
 
 
-def place(images: Path, folder: str | Path, changed: Mapping[str, bytes], core: Any) -> int:
-    """Make a folder the image, stopped and with some files changed; return the image's bytes.
+def copy(images: Path, folder: Path) -> None:
+    """Put an image behind a gate, as links where that can be.
 
-    The inventory and runc's own descriptors.json stay away: the restore that waits for the one has read the other.
+    The inventory, at whose place is the gate, and runc's descriptors.json, which has been read there, get other names.
     """
-    size = 0
     with os.scandir(images) as entries:
         for entry in entries:
-            if not entry.name.endswith(".img"):
-                continue
-            size += entry.stat().st_size
-            target = f"{folder}/{entry.name}"
-            if entry.name in changed or entry.name == INVENTORY_IMAGE:
-                continue
-            if entry.name.startswith("core-"):
-                Path(target).write_bytes(as_stopped(Path(entry.path).read_bytes(), core))
-            else:
-                _link(entry.path, target)
+            name = _OTHER_NAMES.get(entry.name, entry.name)
+            if name.endswith((".img", KEPT)):
+                _link(entry.path, f"{folder}/{name}")
+
+
+def stop_all(folder: Path, changed: Mapping[str, bytes], core: Any) -> int:
+    """Change files of an image that was copied, and mark its processes as stopped; return its bytes.
+
+    Files are replaced, not written into: they are links.
+    """
+    size = 0
+    with os.scandir(folder) as entries:
+        names = [(entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(".img")]
+    for name, bytes_ in names:
+        size += bytes_
+        if name.startswith("core-"):
+            replace(folder / name, as_stopped((folder / name).read_bytes(), core))
     for name, content in changed.items():
-        Path(f"{folder}/{name}").write_bytes(content)
+        replace(folder / name, content)
     return size
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put another file in the place of one."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
 
 
 def _link(source: str, target: str) -> None:

@@ -17,9 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,10 +32,11 @@ from ..journal import Note
 from ..model import App, Host
 from ..repair import silence, unrepair
 from . import criuconf
+from .calls import Call, kill, take, tracer_of, wait_for_death
 from .cgroup import freezer_of
-from .driver import TWIN, Contained, Driver, EngineSilent
+from .driver import TWIN, Contained, Driver
 from .gate import Gate, streams_of
-from .image import DESCRIPTORS
+from .image import KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, stop_all
 from .layer import Layer, append_log
 from .revival import Messages, let_go, revive
 
@@ -66,7 +65,9 @@ class EnginePassage:
         self.images, self.moved = folder / "images", folder / "moved"
         self._twin: Contained | None = None
         self._gate: Gate | None = None
-        self._call: _Call | None = None
+        self._call: Call | None = None
+        self._dumping: Call | None = None
+        self._inventory = b""
         self._copy = self._bytes = 0
         self._is_frozen = self._is_complete = self._has_run = False
         self.has_ended = False
@@ -95,7 +96,7 @@ class EnginePassage:
         self._layer = Layer(found, twin)
         self._layer.sync(fleeting=True)
         self._gate = gate = Gate(driver.images_of(twin), identity, self._streams)
-        self._call = call = _Call(lambda: driver.restore(twin.id))
+        self._call = call = Call(lambda: driver.restore(twin.id))
         if not gate.wait(call.is_over):
             call.wait(0.0)
             raise MigrationError(f"{driver.name}'s restore of {self._app.name} did not come to its image")
@@ -126,12 +127,16 @@ class EnginePassage:
 
     def dump(self) -> None:
         """Let the engine write the image."""
-        call = _Call(lambda: self._driver.checkpoint(self._found))
-        call.wait(self._deadline.left())
-        if not (self.images / INVENTORY_IMAGE).exists():
-            raise MigrationError(f"{self._driver.name} has written no image of {self._app.name}")
-        said = json.loads((self.images / DESCRIPTORS).read_text())
-        if said != self._streams:
+        self._dumping = call = Call(lambda: self._driver.checkpoint(self._found))
+        folder = self._at_gate.place
+        if not take(self._pid, call.is_over, folder, self._deadline):
+            call.wait(self._deadline.left())
+            if not (self.images / INVENTORY_IMAGE).exists():
+                raise MigrationError(f"{self._driver.name} has written no image of {self._app.name}")
+            copy(self.images, folder)
+        self.images = folder
+        self._inventory = (folder / KEPT_INVENTORY).read_bytes()
+        if json.loads((folder / KEPT_DESCRIPTORS).read_text()) != self._streams:
             raise MigrationError(
                 f"the standard streams of {self._app.name} have changed while it got ready to move"
             )
@@ -145,7 +150,7 @@ class EnginePassage:
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Put the image behind the gate, and copy what has changed of the files."""
-        size = self._at_gate.fill(self.images, changed, self._messages.core)
+        size = stop_all(self.images, changed, self._messages.core)
         mapped = frozenset(tree.shared_maps(tree.processes(self._pid)))
         files = self._layer.sync(mapped)
         assert self._twin is not None
@@ -155,7 +160,7 @@ class EnginePassage:
     def restore(self) -> int:
         """Open the gate; return the copy's process, which stands still."""
         gate = self._at_gate
-        gate.open((self.images / INVENTORY_IMAGE).read_bytes())
+        gate.open(self._inventory)
         if not gate.wait_for_end(self._deadline.left()):
             self._deadline.check()
         self._copy = gate.copy()
@@ -170,6 +175,8 @@ class EnginePassage:
 
         A frozen process acts upon the signal when it is thawed, and runs nothing before.
         """
+        if not self._copy:  # there is only the image now
+            self._see_image_written()
         silence(tree.processes(self._pid))
         self.has_ended = True
         signal.pidfd_send_signal(self._original, signal.SIGKILL)
@@ -201,6 +208,7 @@ class EnginePassage:
     def back_out(self) -> None:
         """Destroy the copy, then thaw the original."""
         self._destroy_copy()
+        self._see_image_written()
         if self._is_frozen:
             self._see_it_untraced()
             with contextlib.suppress(OSError):
@@ -216,6 +224,7 @@ class EnginePassage:
             self.back_out()
             return self._pid
         self._destroy_copy()
+        self._see_image_written()
         if not self._is_complete:
             raise MemoryLost(f"process {self._pid} ended before its image was complete")
         if not wait_for_death(self._original, END_TIMEOUT):
@@ -248,7 +257,14 @@ class EnginePassage:
         assert self._gate is not None
         return self._gate
 
+    def _see_image_written(self) -> None:
+        """Wait until the engine is done with its checkpoint, of which CRIU's part may be enough to go on."""
+        if self._dumping is not None:
+            with contextlib.suppress(MigrationError):
+                self._dumping.wait(END_TIMEOUT)
+
     def _arrive(self, twin: Contained) -> None:
+        self._see_image_written()
         self._driver.remove(self._found.id)
         self._driver.rename(twin.id, self._found.user_name)
         self._driver.forget_checkpoint(twin)
@@ -286,52 +302,3 @@ class EnginePassage:
                 kill(tracer)
                 deadline = time.monotonic() + 1.0
             time.sleep(0.005)
-
-
-class _Call:
-    """A call of an engine's that takes its time, in a thread of its own."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._error: BaseException | None = None
-        self._call = call
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._call()
-        except BaseException as ex:
-            self._error = ex
-
-    def is_over(self) -> bool:
-        """Say whether it has returned or failed."""
-        return not self._thread.is_alive()
-
-    def wait(self, timeout: float) -> None:
-        """Wait for its end; raises what it raised, or EngineSilent if it is late."""
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise EngineSilent("the engine has not answered in time")
-        if self._error is not None:
-            raise self._error
-
-
-def tracer_of(pid: int) -> int:
-    """Return who traces a process, 0 if nobody does."""
-    for line in tree.read_or_empty(Path(f"/proc/{pid}/status")).splitlines():
-        if line.startswith("TracerPid:"):
-            return int(line.split()[1])
-    return 0
-
-
-def wait_for_death(process: int, timeout: float) -> bool:
-    """Wait until a process (a pidfd) has ended; say whether it has."""
-    poller = select.poll()
-    poller.register(process, select.POLLIN)
-    return bool(poller.poll(timeout * 1000))
-
-
-def kill(pid: int) -> None:
-    """Kill a process, if it is there."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

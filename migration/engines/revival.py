@@ -21,7 +21,7 @@ from ..model import Host
 from ..streams import inner_streams
 from .driver import Contained, Driver
 from .gate import MARKER
-from .image import as_stopped
+from .image import as_stopped, replace
 
 END_TIMEOUT = 10.0
 
@@ -41,10 +41,10 @@ def revive(
     """Restore an ended container where it was; return its process, noted before it runs."""
     images = driver.images_of(found)
     for path in images.glob("core-*.img"):
-        path.write_bytes(as_stopped(path.read_bytes(), messages.core))
+        replace(path, as_stopped(path.read_bytes(), messages.core))
     sockets = OpenFiles((images / FILES_IMAGE).read_bytes(), messages.fdinfo).sockets
     for name, content in inner_streams(images, sockets, host.address, messages.tcp_stream).items():
-        (images / name).write_bytes(content)
+        replace(images / name, content)
     (images / f"{MARKER}{identity}-back").touch()  # Docker stores no content twice
     wait_until_over(driver, found)
     driver.restore(found.id)

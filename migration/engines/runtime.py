@@ -29,9 +29,10 @@ from ..process import ProcessPassage, ProcessRuntime, remove_criu_tables
 from ..repair import unrepair
 from ..transfer.modes import STOP_SHARED, Choice, Mode, Via, Wish
 from . import criuconf, gate
+from .calls import kill, tracer_of
 from .cgroup import freezer_of
 from .driver import TWIN, Driver, EngineSilent
-from .passage import EnginePassage, kill, tracer_of
+from .passage import EnginePassage
 from .podman import PodmanDriver
 from .revival import Messages, revive
 
