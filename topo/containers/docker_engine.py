@@ -10,7 +10,7 @@ import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.types import Ulimit
 
-from topo.containers.engine import RUN_LABEL, SETUP, Member, NoSuchCommand, ulimits
+from topo.containers.engine import RUN_LABEL, SETUP, UNCONFINED, Member, NoSuchCommand, ulimits
 from topo.containers.limits import Limits
 from topo.containers.spec import ContainerSpec
 from topo.errors import ContainerFailed, MissingTool
@@ -43,7 +43,10 @@ class DockerEngine:
     def describe(self) -> str:
         info = self._client.info()
         version, driver = info.get("CgroupVersion", "1"), info["CgroupDriver"]
-        return f"Docker {info['ServerVersion']} at {self._address}, control groups v{version} by {driver}"
+        moves = "" if info.get("ExperimentalBuild") else ", containers cannot move (type scripts/dockerd)"
+        return (
+            f"Docker {info['ServerVersion']} at {self._address}, control groups v{version} by {driver}{moves}"
+        )
 
     def why_no_checkpoints(self) -> str | None:
         if self._client.info().get("ExperimentalBuild"):
@@ -97,9 +100,9 @@ class DockerEngine:
         return made
 
     def _host_config(self, spec: ContainerSpec) -> Any:
-        # privileged, cgroup_parent and the cgroup driver stay the daemon's own matter: naming a parent is what fails
-        # under the systemd driver.
-        return self._client.create_host_config(
+        # cgroup_parent and the cgroup driver stay the daemon's own matter: naming a parent is what fails under the
+        # systemd driver.
+        config = self._client.create_host_config(
             network_mode=f"{_JOINS}{spec.pod}" if spec.pod else spec.network_mode,
             binds=[volume for volume in spec.volumes if ":" in volume],
             tmpfs=dict(spec.tmpfs) or None,
@@ -107,6 +110,8 @@ class DockerEngine:
             port_bindings=_bindings(spec) if spec.network_mode != "none" else None,
             dns=list(spec.dns) or None,
             ipc_mode=spec.ipc_mode,
+            pid_mode="host" if spec.is_open else None,
+            security_opt=list(UNCONFINED) if spec.is_open else None,
             devices=list(spec.devices) or None,
             cap_add=list(spec.cap_add),
             sysctls=dict(spec.sysctls) or None,
@@ -114,6 +119,8 @@ class DockerEngine:
             ulimits=[Ulimit(name=name, soft=limit, hard=limit) for name, limit in ulimits().items()],
             **spec.limits.said(),
         )
+        # docker-py has no word for what /proc hides and protects.
+        return {**config, "MaskedPaths": [], "ReadonlyPaths": []} if spec.is_open else config
 
     def pid(self, container: str) -> int:
         try:

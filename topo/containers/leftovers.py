@@ -47,6 +47,7 @@ class Membership:
         Membership._shares -= 1
         if Membership._own is not None and Membership._shares == 0:
             run, Membership._own = Membership._own, None
+            remove_containers(run.folder)  # what was being made when Ctrl-C came
             run.close()
 
 
