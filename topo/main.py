@@ -17,6 +17,8 @@ from migration.deadline import Timeouts
 from migration.transfer.modes import Mode, Via
 from topo import ready
 from topo.compile import Target
+from topo.containers import engine as engines
+from topo.containers.engine import ENGINES
 from topo.errors import Terminated, TestbedError
 from topo.kinds import HostKind
 from topo.left import is_in_the_middle
@@ -44,6 +46,11 @@ def parser(prog: str = "lb.py") -> argparse.ArgumentParser:
         choices=[kind.value for kind in HostKind],
         default=HostKind.PROCESS.value,
         help="what programs run in: plain processes, containers started by runc, or an engine's",
+    )
+    add(
+        "--switch-container",
+        choices=ENGINES,
+        help="run the switches' processes in containers of this engine, on the machine's network",
     )
     add("--demo", choices=list(DEMO_IMAGES), help="run a scripted scenario with its measuring client")
     add(
@@ -139,6 +146,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.demo == "pod" and HostKind(options.hosts).engine is None:
         raise TestbedError("--demo pod needs hosts that are pods: --hosts docker or --hosts podman")
     ready.check(HostKind(options.hosts), DEMO_IMAGES.get(options.demo, ()))
+    if options.switch_container:
+        engines.connect(options.switch_container)
     if options.demo in ("redis", "pod") and (options.bulk or options.connections != 1):
         raise TestbedError(
             f"--bulk and --connections are options of --demo echo; --demo {options.demo} has its own load"
@@ -208,8 +217,14 @@ def _testbed(options: argparse.Namespace) -> Testbed:
         folder = interrupted[-1] if interrupted else None
         return Testbed.recover(folder, **common)
     network = LoadBalancerNetwork(topology=options.topology, target=options.target)
-    rate = options.management_rate
-    return Testbed(network, hold=not options.no_hold, management_rate=rate, hosts=options.hosts, **common)
+    return Testbed(
+        network,
+        hold=not options.no_hold,
+        management_rate=options.management_rate,
+        hosts=options.hosts,
+        switch_container=options.switch_container,
+        **common,
+    )
 
 
 def _say_recovered(bed: Testbed) -> None:

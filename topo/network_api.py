@@ -32,11 +32,13 @@ from mininet.net import Mininet
 
 from topo import running
 from topo.compile import CompiledProgram, Target, compile_p4
+from topo.containers.engine import ENGINES
 from topo.containers.host import CONTAINER_HOSTS, link_options
-from topo.containers.pod import ENGINES, Pod
+from topo.containers.pod import Pod
 from topo.containers.podspec import parse_pod
 from topo.containers.provision import PAUSE
 from topo.containers.spec import parse_spec
+from topo.containers.switch import ContainerStarter
 from topo.description import HostNode, LinkEnd, LinkPair, Survivors, SwitchNode
 from topo.errors import BadNetwork, MissingTool, TestbedError
 from topo.hosts import AdoptedLink, ProcessHost, disable_offloads
@@ -55,6 +57,8 @@ class NetworkAPI:
         self.log_dir = Path(log_dir)
         self.pcap_dir = Path("pcap")
         self.load_programs = True
+        self.switch_container: str | None = None
+        """The container engine that the switches' processes are started by; None starts them on the machine."""
         self.survivors: Survivors | None = None
         """What the network's hosts and switches live in, when they are to outlive this process."""
         self.net: Mininet | None = None
@@ -403,9 +407,11 @@ class NetworkAPI:
                 self.log_dir.mkdir(parents=True, exist_ok=True)
             if switch.pcap_dump:
                 self.pcap_dir.mkdir(parents=True, exist_ok=True)
-            survival = {}
+            survival: dict[str, Any] = {}
             if self.survivors is not None:
                 survival = {"outlives_us": True, "adopted": self.survivors.switches.get(switch.name)}
+            if self.switch_container is not None:
+                survival["starter"] = ContainerStarter(switch.name, self.switch_container)
             net.addSwitch(
                 switch.name,
                 device_id=switch.device_id or index,

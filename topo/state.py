@@ -75,6 +75,7 @@ class RunState:
     apps: dict[str, RunningApp] = field(default_factory=dict)
     groups: dict[str, App] = field(default_factory=dict)
     kind: HostKind = HostKind.PROCESS
+    switch_container: str | None = None
 
     def save(self, folder: Path) -> None:
         """Replace the run's state file."""
@@ -82,6 +83,7 @@ class RunState:
             "network": asdict(self.network),
             "hold": self.hold,
             "kind": self.kind.value,
+            "switch_container": self.switch_container,
             "holders": {name: str(process) for name, process in self.holders.items()},
             "switches": {name: str(process) for name, process in self.switches.items()},
             "groups": [app_to_json(group) for group in self.groups.values()],
@@ -106,6 +108,7 @@ class RunState:
                 {running.app.name: running for running in apps},
                 groups,
                 HostKind(data["kind"]),
+                data["switch_container"],
             )
         except (OSError, ValueError, KeyError, TypeError, BadNetwork) as ex:
             raise CannotRecover(

@@ -14,14 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
+from mininet.log import error
 from mininet.node import Switch
 
 from dataplane.switch import port_control
 from topo import paths
-from topo.errors import BadNetwork, MissingTool, SwitchFailed
+from topo.errors import BadNetwork, MissingTool, SwitchFailed, TestbedError
 from topo.processes import AdoptedProcess, ProcessName
 
 READY_TIMEOUT = 15.0  # seconds
@@ -33,6 +35,57 @@ _libc = ctypes.CDLL(None)
 def die_with_parent() -> None:
     """Ask the kernel to end this (child) process when its parent ends, so that a crash leaves no switch."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Starter(Protocol):
+    """How a switch's processes are started, one after another."""
+
+    def start(
+        self, argv: Sequence[str], writable: Sequence[Path]
+    ) -> subprocess.Popen[bytes] | AdoptedProcess:
+        """Start the program, which writes to some folders; raises SwitchFailed."""
+
+    def adopt(self) -> None:
+        """Take over the process that an earlier run has started."""
+
+    def last_words(self) -> str:
+        """Return the last line that the program has written."""
+
+    def close(self) -> None:
+        """Remove what is left of a process that has ended."""
+
+
+class ProcessStarter:
+    """Starts processes of the machine."""
+
+    def __init__(self, outlives_us: bool) -> None:
+        self._outlives_us = outlives_us
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
+
+    def start(self, argv: Sequence[str], writable: Sequence[Path]) -> subprocess.Popen[bytes]:
+        """Start the program, in a session of its own: Ctrl-C in the CLI is not for the switch."""
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            cwd=paths.CHECKOUT,
+            preexec_fn=None if self._outlives_us else die_with_parent,
+            start_new_session=True,
+        )
+
+    def adopt(self) -> None:
+        """Do nothing: its output went with the process that had it."""
+
+    def last_words(self) -> str:
+        """Return the last line that the program has written."""
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def close(self) -> None:
+        """Forget the output."""
+        self._output.close()
 
 
 class P4RuntimeSwitch(Switch):
@@ -53,12 +106,13 @@ class P4RuntimeSwitch(Switch):
         pcap_dir: Path | None = None,
         outlives_us: bool = False,
         adopted: ProcessName | None = None,
+        starter: Starter | None = None,
         **params: Any,
     ) -> None:
         """Take p4-utils' parameters; the process starts with `start`.
 
         One that `outlives_us` goes on when this process is killed. An `adopted` one of an earlier run is used, if
-        it still runs, instead of a new one.
+        it still runs, instead of a new one. Without a `starter` it is a process of the machine.
         """
         super().__init__(name, dpid=f"{device_id:x}", **{**params, "inNamespace": False})
         self.device_id = device_id
@@ -70,7 +124,7 @@ class P4RuntimeSwitch(Switch):
         self.bmv2_json: Path | None = None
         self.outlives_us = outlives_us
         self.adopted = adopted
-        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
+        self.starter = starter or ProcessStarter(outlives_us)
         self.process: subprocess.Popen[bytes] | AdoptedProcess | None = None
 
     @classmethod
@@ -98,22 +152,19 @@ class P4RuntimeSwitch(Switch):
 
     def start(self, controllers: Any) -> None:
         """Start the process; `wait_ready` tells when it serves."""
-        if self.adopted is not None and self.adopted.is_alive:
-            self.process, self.adopted = AdoptedProcess(self.adopted), None
-            return
+        adopted, self.adopted = self.adopted, None
+        if adopted is not None:
+            self.starter.adopt()
+            if adopted.is_alive:
+                self.process = AdoptedProcess(adopted)
+                return
         if _answers(self.grpc_port):
             raise SwitchFailed(
                 f"{self.name}: port {self.grpc_port} is in use by another program, perhaps another testbed"
             )
-        self.process = subprocess.Popen(
-            self.arguments(),
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            cwd=paths.CHECKOUT,
-            preexec_fn=None if self.outlives_us else die_with_parent,
-            start_new_session=True,  # Ctrl-C in the CLI is not for the switch
-        )
+        folders = [self.log_file.parent] if self.log_enabled else []
+        folders += [self.pcap_dir] if self.pcap_dir else []
+        self.process = self.starter.start(self.arguments(), folders)
 
     def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
         """Return when P4Runtime is served; raises SwitchFailed."""
@@ -139,9 +190,7 @@ class P4RuntimeSwitch(Switch):
         """Give up the port of an interface that is about to go."""
 
     def _last_words(self) -> str:
-        self._output.seek(0)
-        lines = self._output.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit status {self.process.returncode if self.process else '?'}"
+        return self.starter.last_words() or f"exit status {self.process.returncode if self.process else '?'}"
 
     def stop(self, deleteIntfs: bool = True) -> None:
         """End the process and, like every Mininet switch, delete its interfaces."""
@@ -153,7 +202,10 @@ class P4RuntimeSwitch(Switch):
                 self.process.kill()
                 self.process.wait()
         self.process = None
-        self._output.close()
+        try:
+            self.starter.close()
+        except TestbedError as ex:
+            error(f"*** {ex}\n")  # a container: the run goes on to own it, and the next one cleans up
         super().stop(deleteIntfs)
 
 

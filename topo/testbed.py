@@ -46,6 +46,7 @@ from migration.transaction import no_fault
 from migration.transfer.modes import Wish, parse_wish
 from topo import management
 from topo.compile import Target
+from topo.containers.leftovers import remove_containers
 from topo.description import Survivors
 from topo.errors import BadApp, BadNetwork, CannotRecover, TestbedError
 from topo.kinds import HostKind, parse_kind
@@ -91,6 +92,7 @@ class Testbed:
         management_rate: str | None = None,
         timeouts: Timeouts | None = None,
         hosts: HostKind | str = HostKind.PROCESS,
+        switch_container: str | None = None,
     ) -> None:
         """Describe the testbed; `with` starts it.
 
@@ -102,12 +104,14 @@ class Testbed:
         it takes ("1gbit"). `timeouts` says how long each step may take before the migration is rolled back.
         `hosts` says what they are, and what programs with an image run in: "process" and "runc" are namespaces (runc
         starts the containers, the demos use images with the latter), "docker" and "podman" are pods of that engine.
+        `switch_container` names the engine whose containers the switches' processes run in, None the machine.
         """
         self.network = network or LoadBalancerNetwork()
         self.hold = hold
         self.http_port = http_port
         self.workers = workers
         self.kind = parse_kind(hosts)
+        self.switch_container = switch_container
         self.traces = traces
         self._management_rate = parse_rate(management_rate) if management_rate else None
         self.timeouts = timeouts or Timeouts()
@@ -134,7 +138,9 @@ class Testbed:
         `options` are those of a new testbed, without the network.
         """
         left = find_left(folder)
-        bed = cls(left.state.network, **{"hold": left.state.hold, "hosts": left.state.kind, **options})
+        state = left.state
+        known = {"hold": state.hold, "hosts": state.kind, "switch_container": state.switch_container}
+        bed = cls(state.network, **{**known, **options})
         bed._left = left
         return bed
 
@@ -168,10 +174,13 @@ class Testbed:
             clean_up()
         self.plan = plan(self.network)
         run = self._run = stack.enter_context(Run.take_over(left.folder) if left else Run())
+        # What nobody knew of any more: half made when Ctrl-C came, or when a migration failed.
+        stack.callback(remove_containers, run.folder)
         if left is None:
             run.record_links(root_links(self.plan))
         stack.enter_context(_logging_to(run.folder / "controller.log"))
         self._network_api = stack.enter_context(NetworkAPI(self.network.target, log_dir=run.folder))
+        self._network_api.switch_container = self.switch_container
         describe(self._network_api, self.plan, self.kind)
         self._runtime = stack.enter_context(ProcessRuntime(custody=self._keep(run)))
         self._network_api.startNetwork()
@@ -295,9 +304,10 @@ class Testbed:
         with self._lock:
             switches = {s.name: ProcessName.of(s.process.pid) for s in self.mininet.switches if s.process}
             holders = {name: ProcessName.of(pid) for name, pid in survivors.holders.items()}
-            state = RunState(
-                self.network, self.hold, holders, switches, dict(self._apps), self._groups, self.kind
-            )
+            apps, groups = dict(self._apps), dict(self._groups)
+            # fmt: off
+            state = RunState(self.network, self.hold, holders, switches, apps, groups, self.kind, self.switch_container)
+            # fmt: on
             state.save(self._run.folder)
 
     def _leave(self, stack: ExitStack) -> None:

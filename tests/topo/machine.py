@@ -15,7 +15,8 @@ from topo import paths
 
 CGROUPS = Path("/sys/fs/cgroup")
 ENGINES_OWN = ("/var/lib/containers/", "/var/lib/docker/", "/run/containers/", "/run/docker/")
-PODMANS_GRAPH = "/graph/overlay"  # Podman's storage as the tests set it up: mounted onto itself now and then
+# Podman's storage as the tests set it up: mounted onto itself now and then; what dockerd calls the machine's network.
+MOUNTED_BY_TESTS = ("/graph/overlay", "/netns/default")
 OUR_PROGRAMS = ("dataplane.switch", "migration.keeper", "tcp_echo", "criu", "lb.py", "redis-server", "apps/")
 
 
@@ -38,7 +39,7 @@ def leftovers() -> dict[str, Any]:
 def _mounts() -> list[str]:
     """List mount points, but for what an engine keeps mounted for itself while it is installed."""
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return sorted(p for p in points if not p.startswith(ENGINES_OWN) and not p.endswith(PODMANS_GRAPH))
+    return sorted(p for p in points if not p.startswith(ENGINES_OWN) and not p.endswith(MOUNTED_BY_TESTS))
 
 
 def _links() -> list[str]:

@@ -108,7 +108,7 @@ def test_bmv2s_names_are_called_for_the_other_target(tmp_path: Path) -> None:
     ("arguments", "status", "words"),
     [
         (["--target", "bmv2"], 1, "simple_switch_grpc is not on PATH: install BMv2, or use --target ebpf"),
-        (["--hosts", "docker"], 1, "--hosts docker is not supported yet"),
+        (["--demo", "pod"], 1, "--demo pod needs hosts that are pods: --hosts docker or --hosts podman"),
         (["--script", "/no/such/file"], 1, "--script /no/such/file: there is no such file"),
         (["--json", "/no/such/folder/x"], 1, "--json /no/such/folder/x: a file cannot be written there"),
         (["--trace", "/proc/x"], 1, "--trace /proc/x: files cannot be written there"),

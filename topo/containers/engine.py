@@ -17,7 +17,10 @@ from topo.containers.limits import Limits, ulimit
 from topo.containers.spec import ContainerSpec
 from topo.errors import BadNetwork, MissingTool, TestbedError
 
+ENGINES = ("docker", "podman")
 RUN_LABEL = "p4ferry.run"
+UNCONFINED = ("seccomp=unconfined", "apparmor=unconfined", "label=disable")
+"""The security options of a container that is kept from nothing but by its capabilities."""
 SHELLS: tuple[tuple[str, ...], ...] = (("/bin/bash",), ("/bin/sh",))
 """What a container whose image has no command of its own runs: it waits for input that never comes."""
 SETUP = "type: make setup CONTAINERS=1"

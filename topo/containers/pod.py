@@ -22,7 +22,7 @@ from typing import Any
 from mininet.log import error
 
 from topo.containers import engine as engines
-from topo.containers.engine import Engine, Member
+from topo.containers.engine import ENGINES, Engine, Member
 from topo.containers.host import PREFIX
 from topo.containers.leftovers import Membership
 from topo.containers.podspec import parse_member, parse_pod
@@ -32,8 +32,6 @@ from topo.containers.shell import entering
 from topo.containers.spec import HOST_PARAMETERS
 from topo.errors import BadNetwork, ContainerFailed, TestbedError
 from topo.hosts import ProcessHost
-
-ENGINES = ("docker", "podman")
 
 
 class Pod(ProcessHost):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from topo.containers.cgroups import lift_cpu_quota
-from topo.containers.engine import RUN_LABEL, SETUP, Member, NoSuchCommand, ulimits
+from topo.containers.engine import RUN_LABEL, SETUP, UNCONFINED, Member, NoSuchCommand, ulimits
 from topo.containers.limits import Limits
 from topo.containers.spec import ContainerSpec
 from topo.errors import ContainerFailed, MissingTool
@@ -93,6 +93,9 @@ class PodmanEngine:
         """Return a container's options; an option and its value are one word or two, as podman-run(1) has them."""
         words = ["--pod", spec.pod] if spec.pod else ["--network", spec.network_mode]
         words += ["--label", f"{RUN_LABEL}={run}", *_LOGS]
+        if spec.is_open:
+            words += ["--pid", "host", "--security-opt", "unmask=ALL"]
+            words += [word for option in UNCONFINED for word in ("--security-opt", option)]
         for name, limit in ulimits().items():
             words += ["--ulimit", f"{name}={limit}:{limit}"]
         for option, pairs in {

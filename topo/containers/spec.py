@@ -57,6 +57,8 @@ class ContainerSpec:
     """Remove a container that has this one's name already."""
     pod: str = ""
     """The engine's id of the pod, or sandbox, whose network it joins."""
+    is_open: bool = False
+    """Whether it sees the machine's processes and settings, and may call anything that its capabilities allow."""
     has_input: bool = True
     """Whether its first program can wait for input, which never comes: a shell ends otherwise."""
 
