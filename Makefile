@@ -4,17 +4,35 @@ SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 PY := .venv/bin/python
 ARGS ?=
 CONTAINERS ?=
+ENGINE ?= podman
 
-.PHONY: help setup run test fault-matrix unit bench images lint format doctor clean distclean
+.PHONY: help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix unit bench images lint format doctor clean distclean
 
 help:            ## this list
-	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 30
 
 setup:           ## packages, .venv, a working CRIU; idempotent (CONTAINERS=1: also Docker, Podman and runc)
 	@CONTAINERS=$(CONTAINERS) scripts/setup
 
 run: setup       ## the main program: network, controller, demo, Mininet CLI (ARGS="--help")
 	@$(SUDO) $(PY) topo/lb.py $(or $(ARGS),--demo echo)
+
+demo-process: setup ## a program moves between process hosts, then the CLI (ARGS="--count 4")
+	@$(SUDO) $(PY) topo/lb.py --demo echo $(ARGS)
+
+demo-containers: containers ## the same with containers in hosts that are pods (ENGINE=docker: needs scripts/dockerd)
+	@scripts/images --only tcp-echo
+	@$(SUDO) $(PY) topo/lb.py --hosts $(ENGINE) --demo echo $(ARGS)
+
+demo-pods: containers ## a pod of two containers moves as a whole (ENGINE=docker: needs scripts/dockerd)
+	@scripts/images --only redis --only app
+	@$(SUDO) $(PY) topo/pods.py --engine $(ENGINE) $(ARGS)
+
+demo-switch-container: containers ## a program moves while the switch runs in a container
+	@$(SUDO) $(PY) topo/lb.py --switch-container $(ENGINE) --demo echo $(ARGS)
+
+containers:
+	@CONTAINERS=1 scripts/setup
 
 test: setup      ## the whole suite, as root (ARGS="-k name")
 	@$(SUDO) $(PY) -m pytest $(ARGS)
