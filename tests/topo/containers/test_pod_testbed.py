@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -106,8 +107,8 @@ def _mistakes(net: Testbed) -> None:
     assert net.host("h3").containers() == []
 
 
-def test_kill_9(engine: Engine) -> None:
-    """Its pods are not taken over, which is said; the next run removes them, their containers and their networks."""
+def start(engine: Engine) -> subprocess.Popen[str]:
+    """Start a testbed of three pods and a container in a process of its own."""
     code = (
         "import sys; from topo.testbed import LoadBalancerNetwork, Testbed\n"
         f"with Testbed(LoadBalancerNetwork(hosts=3), hosts={engine.name!r}) as net:\n"
@@ -115,14 +116,31 @@ def test_kill_9(engine: Engine) -> None:
         "    print('READY', flush=True); sys.stdin.readline()"
     )
     environment = {key: value for key, value in os.environ.items() if key != MARKER}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=paths.CHECKOUT,
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+
+
+def test_ctrl_c_while_pods_are_made(engine: Engine) -> None:
+    """Whatever there was by then is gone, also what nobody had the id of; Podman's own commands get the signal, too."""
+    process = start(engine)
+    assert wait_until(lambda: len(containers(engine)) >= 2, 20.0, 0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode != 0 and "KeyboardInterrupt" in said
+    assert containers(engine) == []
+
+
+def test_kill_9(engine: Engine) -> None:
+    """Its pods are not taken over, which is said; the next run removes them, their containers and their networks."""
+    process = start(engine)
     assert process.stdout is not None and process.stdout.readline() == "READY\n"
     process.kill()
     process.communicate()
