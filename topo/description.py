@@ -62,6 +62,14 @@ class LinkPair:
 
 
 @dataclass(frozen=True)
+class PodName:
+    """A pod that outlives this process: the engine's id, and its sandbox's process."""
+
+    id: str
+    sandbox: ProcessName
+
+
+@dataclass(frozen=True)
 class Survivors:
     """What outlives this process: the PIDs that hold the hosts' namespaces, and the switches of an earlier run.
 
@@ -71,3 +79,5 @@ class Survivors:
     holders: Mapping[str, int]
     switches: Mapping[str, ProcessName] = field(default_factory=dict)
     are_adopted: bool = False
+    pods: Mapping[str, PodName] = field(default_factory=dict)
+    """Of hosts that are pods, once there are any."""

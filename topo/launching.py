@@ -137,7 +137,7 @@ class Launcher:
         log.touch()
         app = App(order.name, self.places.hosts[order.host], made.pid, log)
         app.engine = EngineContainer(pod.engine.name, made.id)
-        return app, order.argv or (image,)
+        return app, (image, *order.argv)
 
     # ---- looking
 

@@ -377,6 +377,8 @@ class NetworkAPI:
             params["defaultRoute"] = host.default_route
         if host.is_pod:
             params |= {"cls": Pod, "engine": host.engine}
+            if self.survivors is not None:
+                params["adopted"] = self.survivors.pods.get(host.name)
         elif host.engine is not None:
             params["cls"] = CONTAINER_HOSTS[host.engine]
         elif self.survivors is not None and host.name in self.survivors.holders:

@@ -15,7 +15,8 @@ from typing import Any
 
 from migration.groups import Member
 from migration.journal import app_from_json, app_to_json
-from migration.model import App
+from migration.model import App, EngineContainer
+from topo.description import PodName
 from topo.errors import BadNetwork, CannotRecover
 from topo.kinds import HostKind
 from topo.plan import LoadBalancerNetwork
@@ -53,12 +54,14 @@ class RunningApp:
             "backend_port": self.backend_port,
             "group": self.group,
             "inner": self.app.inner if isinstance(self.app, Member) else None,
+            "engine": asdict(self.app.engine) if self.app.engine else None,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], groups: Mapping[str, App]) -> RunningApp:
         """Read what to_json wrote."""
         app = app_from_json(data["app"])
+        app.engine = EngineContainer(**data["engine"]) if data["engine"] else None
         if data["group"] is not None:
             app = Member(app.name, groups[data["group"]], data["inner"], app.log)
         return cls(app, tuple(data["argv"]), data["service"], data["backend_port"])
@@ -76,6 +79,7 @@ class RunState:
     groups: dict[str, App] = field(default_factory=dict)
     kind: HostKind = HostKind.PROCESS
     switch_container: str | None = None
+    pods: Mapping[str, PodName] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Replace the run's state file."""
@@ -85,6 +89,7 @@ class RunState:
             "kind": self.kind.value,
             "switch_container": self.switch_container,
             "holders": {name: str(process) for name, process in self.holders.items()},
+            "pods": {name: [pod.id, str(pod.sandbox)] for name, pod in self.pods.items()},
             "switches": {name: str(process) for name, process in self.switches.items()},
             "groups": [app_to_json(group) for group in self.groups.values()],
             "apps": [running.to_json() for running in self.apps.values()],
@@ -109,6 +114,7 @@ class RunState:
                 groups,
                 HostKind(data["kind"]),
                 data["switch_container"],
+                {name: PodName(id, ProcessName.parse(text)) for name, (id, text) in data["pods"].items()},
             )
         except (OSError, ValueError, KeyError, TypeError, BadNetwork) as ex:
             raise CannotRecover(

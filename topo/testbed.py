@@ -47,7 +47,7 @@ from migration.transfer.modes import Wish, parse_wish
 from topo import management
 from topo.compile import Target
 from topo.containers.leftovers import remove_containers
-from topo.description import Survivors
+from topo.description import PodName, Survivors
 from topo.errors import BadApp, BadNetwork, CannotRecover, TestbedError
 from topo.kinds import HostKind, parse_kind
 from topo.launching import Launcher, Order, engine_of
@@ -192,6 +192,9 @@ class Testbed:
             lambda name: self.mininet[name],
             dict(left.state.groups) if left else {},
         )
+        for running in self._apps.values():  # of a run that is taken over
+            if running.app.engine is not None:
+                running.app.host = self._places.hosts[running.app.host.name]
         self._supervisor = stack.enter_context(Supervisor(self.mininet.switches, self._save))
         if left is None:
             self._join_hosts()
@@ -234,7 +237,7 @@ class Testbed:
             except KeeperLost as ex:
                 raise CannotRecover(f"run {run.name} cannot be recovered: {ex}") from ex
             holders = {name: process.pid for name, process in state.holders.items()}
-            self._network_api.survivors = Survivors(holders, state.switches, are_adopted=True)
+            self._network_api.survivors = Survivors(holders, state.switches, True, state.pods)
             self._apps = dict(state.apps)
             return custody
         custody = Custody(listen=socket)
@@ -249,6 +252,8 @@ class Testbed:
 
     def _find_places(self) -> Places:
         """Return where programs run; in pods, the keeper holds a place for plain ones, too."""
+        assert self._network_api.survivors is not None
+        known = self._network_api.survivors.holders
         hosts: dict[str, Host] = {}
         processes: dict[str, Host] = {}
         for planned in self.plan.hosts:
@@ -257,11 +262,12 @@ class Testbed:
                 hosts[planned.name] = Host(planned.name, node.pid, *own)
                 continue
             hosts[planned.name] = Host(planned.name, node.pid, *own, sandbox=node.pod)
-            holder = self._runtime.custody.hold(planned.name, net=node.pid)
+            holder = known.get(planned.name) or self.custody.hold(planned.name, net=node.pid)
             processes[planned.name] = Host(planned.name, holder, *own)
-        if processes:
+        if processes and not self.is_recovered:
             holders = {name: host.pid for name, host in processes.items()}
-            self._network_api.survivors = Survivors(holders)
+            pods = {h.name: PodName(str(h.sandbox), ProcessName.of(h.pid)) for h in hosts.values()}
+            self._network_api.survivors = Survivors(holders, pods=pods)
         return Places(hosts, processes)
 
     def _join_hosts(self) -> None:
@@ -305,9 +311,10 @@ class Testbed:
             switches = {s.name: ProcessName.of(s.process.pid) for s in self.mininet.switches if s.process}
             holders = {name: ProcessName.of(pid) for name, pid in survivors.holders.items()}
             apps, groups = dict(self._apps), dict(self._groups)
-            # fmt: off
-            state = RunState(self.network, self.hold, holders, switches, apps, groups, self.kind, self.switch_container)
-            # fmt: on
+            kind, container = self.kind, self.switch_container
+            state = RunState(
+                self.network, self.hold, holders, switches, apps, groups, kind, container, survivors.pods
+            )
             state.save(self._run.folder)
 
     def _leave(self, stack: ExitStack) -> None:

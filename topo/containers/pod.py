@@ -29,7 +29,8 @@ from topo.containers.podspec import parse_member, parse_pod
 from topo.containers.provision import PAUSE, provide
 from topo.containers.published import PublishedPorts
 from topo.containers.shell import entering
-from topo.containers.spec import HOST_PARAMETERS
+from topo.containers.spec import HOST_PARAMETERS, ContainerSpec
+from topo.description import PodName
 from topo.errors import BadNetwork, ContainerFailed, TestbedError
 from topo.hosts import ProcessHost
 
@@ -41,11 +42,17 @@ class Pod(ProcessHost):
     pid: int
 
     def __init__(
-        self, name: str, engine: str | Engine = ENGINES[0], offload: bool = True, **params: Any
+        self,
+        name: str,
+        engine: str | Engine = ENGINES[0],
+        offload: bool = True,
+        adopted: PodName | None = None,
+        **params: Any,
     ) -> None:
         """Make and start the sandbox; takes an engine's name, a host's parameters, and those of POD_PARAMETERS.
 
-        `offload=False` is for networks whose switches handle packets in user space.
+        `offload=False` is for networks whose switches handle packets in user space. An `adopted` pod of an earlier run
+        is taken as it is.
         """
         own = parse_pod(name, PAUSE, **params)  # mistakes first, before anything is looked for
         self.engine = engines.connect(engine) if isinstance(engine, str) else engine
@@ -54,20 +61,28 @@ class Pod(ProcessHost):
         self._membership = Membership()
         try:
             self._membership.uses(self.engine)
-            spec = parse_pod(name, provide(self.engine, PAUSE), **params)
-            if spec.rm:
-                self.engine.remove_pod(PREFIX + name)
-            self.pod, self._sandbox = self.engine.make_pod(PREFIX + name, name, spec, self._membership.run)
-            if self._sandbox == 0:
-                raise ContainerFailed(f"{name}: its sandbox ended at once")
-            super().__init__(
-                name, offload, **{key: value for key, value in params.items() if key in HOST_PARAMETERS}
-            )
+            if adopted is not None:
+                self.pod, self._sandbox = adopted.id, adopted.sandbox.pid
+            else:
+                self.pod, self._sandbox = self._make(name, own)
+            host = {key: value for key, value in params.items() if key in HOST_PARAMETERS}
+            super().__init__(name, offload, adopted=adopted is not None, **host)
             if own.port_bindings:
                 self._published = PublishedPorts(name, self.pid, own.port_bindings)
         except BaseException:
-            self._remove()
+            if adopted is None:
+                self._remove()
             raise
+
+    def _make(self, name: str, described: ContainerSpec) -> tuple[str, int]:
+        spec = replace(described, image=provide(self.engine, PAUSE))
+        if spec.rm:
+            self.engine.remove_pod(PREFIX + name)
+        pod, sandbox = self.engine.make_pod(PREFIX + name, name, spec, self._membership.run)
+        if sandbox == 0:
+            self.engine.remove_pod(pod)
+            raise ContainerFailed(f"{name}: its sandbox ended at once")
+        return pod, sandbox
 
     # ---- containers
 
@@ -103,8 +118,11 @@ class Pod(ProcessHost):
 
     def run_in(self, name: str, *command: str) -> str:
         """Run a command inside one of the pod's containers; returns what it prints."""
+        member = self._member(name)
+        if member.pid == 0:
+            raise BadNetwork(f"the container {name} of {self.name} does not run any more")
         done = subprocess.run(
-            [*entering(self._member(name).pid), *command],
+            [*entering(member.pid), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -17,7 +17,7 @@ from topo import management, paths
 from topo.containers.engine import Engine
 from topo.errors import BadApp, CannotRecover
 from topo.measure import TCP_ECHO
-from topo.runs import MARKER, clean_up
+from topo.runs import JOURNALS, MARKER, clean_up, dead_runs
 from topo.testbed import LoadBalancerNetwork, Testbed
 from topo.waiting import wait_until
 
@@ -112,7 +112,7 @@ def start(engine: Engine) -> subprocess.Popen[str]:
     code = (
         "import sys; from topo.testbed import LoadBalancerNetwork, Testbed\n"
         f"with Testbed(LoadBalancerNetwork(hosts=3), hosts={engine.name!r}) as net:\n"
-        f"    net.run('echo', 'h2', {SERVER!r}, image={TOOLS!r})\n"
+        f"    net.run('echo', 'h2', {SERVER!r}, service={VIP!r}, image={TOOLS!r})\n"
         "    print('READY', flush=True); sys.stdin.readline()"
     )
     environment = {key: value for key, value in os.environ.items() if key != MARKER}
@@ -139,18 +139,43 @@ def test_ctrl_c_while_pods_are_made(engine: Engine) -> None:
 
 
 def test_kill_9(engine: Engine) -> None:
-    """Its pods are not taken over, which is said; the next run removes them, their containers and their networks."""
+    """The next run removes pods, their containers and their networks."""
     process = start(engine)
     assert process.stdout is not None and process.stdout.readline() == "READY\n"
     process.kill()
     process.communicate()
     assert len(containers(engine)) == 4
-    with pytest.raises(
-        CannotRecover, match=f"its hosts are pods of {engine.name}, and those are not taken over"
-    ):
-        Testbed.recover()
     (left,) = clean_up()
     assert (left.containers, left.silent_engines) == (4, ())
+    assert containers(engine) == []
+
+
+def test_pods_are_taken_over(engine: Engine) -> None:
+    """After kill -9 containers run on, and so they do in the run that takes them over; more can be started in it."""
+    process = start(engine)
+    assert process.stdout is not None and process.stdout.readline() == "READY\n"
+    process.kill()
+    process.communicate()
+    (run,) = dead_runs()
+    journal = run / JOURNALS / "m1.jsonl"
+    journal.touch()
+    with pytest.raises(
+        CannotRecover, match="killed in the middle of a migration, and what that had done with containers"
+    ):
+        Testbed.recover()
+    journal.unlink()
+    with Testbed.recover() as net:
+        (app,) = net.apps()
+        assert (app["name"], app["host"], app["state"]) == ("echo", "h2", "running")
+        assert call(net.hosts["h1"].pid) == b"hello"
+        assert net.output("echo") == "ready\n" and net.hosts["h2"].sandbox == net.host("h2").pod
+        net.run("plain", "h2", [PYTHON, str(TCP_ECHO), "server", "--port", "7001"], service="10.0.0.101:7001")
+        assert net.migrate("plain", "h3").outcome == "completed"
+        net.run("other", "h3", SERVER, image=TOOLS)
+        net.stop("echo")
+        assert {member.name for host in ("h2", "h3") for member in net.host(host).containers()} == {
+            "mn.other"
+        }
     assert containers(engine) == []
 
 

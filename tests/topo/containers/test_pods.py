@@ -61,6 +61,11 @@ def test_a_pod_is_a_host(engine: Engine, tmp_path: Path) -> None:
         assert pod.run_in("other", "sh", "-c", "echo $COLOUR $$").split()[0] == "green"
         assert "nc" not in pod.run_in("other", "ps")  # processes are a container's own
 
+        pod.addContainer("brief", TOOLS, "sleep 0.5")
+        assert wait_until(lambda: pod._member("brief").pid == 0, 5.0, 0.1)
+        with pytest.raises(BadNetwork, match="the container brief of p1 does not run any more"):
+            pod.run_in("brief", "true")
+        pod.removeContainer("brief")
         pod.removeContainer("server")
         assert [member.name for member in pod.containers()] == ["mn.other"]
         with pytest.raises(BadNetwork, match=r"p1 has no container server \(there are: other\)"):
