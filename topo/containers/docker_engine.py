@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import docker
@@ -163,7 +164,10 @@ class DockerEngine:
     # ---- pods: Docker has none, so one is a container whose network others join
 
     def make_pod(self, name: str, hostname: str, spec: ContainerSpec, run: str) -> tuple[str, int]:
-        pod = self.start(name, hostname, spec, spec.command or (), run)
+        # Otherwise the pod's containers have the machine's name servers, which they cannot reach: a program that looks
+        # its own name up when it starts would wait for their answers. On the loopback the answer is a refusal, at once.
+        alone = replace(spec, dns=("127.0.0.1",))
+        pod = self.start(name, hostname, alone, spec.command or (), run)
         return pod, self.pid(pod)
 
     def members(self, pod: str) -> list[Member]:

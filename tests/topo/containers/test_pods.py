@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ def test_a_pod_is_a_host(engine: Engine, tmp_path: Path) -> None:
         )
         assert "from outside" in h1.cmd(hello)
         assert pod.run_in("other", "hostname").strip() == "p1"
+        started = time.monotonic()
+        pod.run_in("other", "nslookup", "p4ferry.invalid")
+        assert time.monotonic() - started < 3  # no name server is waited for
         assert pod.run_in("other", "sh", "-c", "echo $COLOUR $$").split()[0] == "green"
         assert "nc" not in pod.run_in("other", "ps")  # processes are a container's own
 
