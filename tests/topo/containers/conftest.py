@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from topo.containers.engine import RUN_LABEL, Engine, connect
-from topo.paths import CHECKOUT
+from topo.paths import CHECKOUT, STATE
 from topo.runs import MARKER
 from topo.switches import die_with_parent
 from topo.waiting import wait_until
@@ -88,6 +88,7 @@ def dockerd(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                "--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
     # fmt: on
     environment = {key: value for key, value in os.environ.items() if key != MARKER}
+    environment["PATH"] = f"{STATE / 'bin'}:{environment['PATH']}"  # the CRIU that works here
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command,
