@@ -135,6 +135,8 @@ def find_problems(reports: list[Report], count: int, result: dict[str, Any]) -> 
     if not result.get("done"):
         return [*found, "the client left no result"]
     found += [f"{key} is {result[key]}" for key in WRONG if result[key]]
+    if result["bad_answers"]:
+        found.append(f"the last bad answer was {result['last_bad_answer']}")
     if str(result["counter"]) != COUNTER:
         found.append(f"the counter is {result['counter']} instead of {COUNTER}")
     return found + [str(error) for error in result["errors"]]
