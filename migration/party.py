@@ -118,7 +118,8 @@ class PartyPassage:
         choice: Choice,
     ) -> None:
         self._apps = apps
-        self._source = apps[0].host
+        self._source, self._destination = apps[0].host, destination
+        self._are_engines = all(app.engine is not None for app in apps)
         self._fdinfo = runtime.fdinfo
         self._running = runtime.is_running
         self._turn = contextlib.ExitStack()
@@ -152,7 +153,7 @@ class PartyPassage:
         with self._turn:
             together([part.stop for part in self.parts])
             stopped()
-            if all(app.engine is not None for app in self._apps):
+            if self._are_engines:
                 together([part.dump for part in self.parts])
                 return
             for part in self.parts:
@@ -163,9 +164,17 @@ class PartyPassage:
         raise NotImplementedError("a party is handed over part by part")
 
     def restore(self, begun: Callable[[], None] = lambda: None) -> int:
-        """Build all copies side by side."""
+        """Build all copies side by side.
+
+        The sockets of an engine's copy may speak when it has been built, while those that they speak to are not there.
+        """
         first, *others = self.parts
-        return together([lambda: first.restore(begun), *(part.restore for part in others)])[0]
+        with contextlib.ExitStack() as stack:
+            if self._are_engines:
+                ends = self._inner_ends(self._destination)
+                name = f"{self.images.name}-restore"
+                stack.enter_context(Dropping(self._destination.pid, name, ends))
+            return together([lambda: first.restore(begun), *(part.restore for part in others)])[0]
 
     def end_source(self) -> None:
         """End all originals."""
@@ -206,7 +215,7 @@ class PartyPassage:
         pairs = list(zip(self._apps, self.parts, strict=True))
         alive = [part for app, part in pairs if not part.has_ended and self._running(app)]
         # A frozen peer's kernel goes on talking, and would be answered with a reset while the sockets are not there.
-        with Dropping(self._source.pid, f"{self.images.name}-revive", self._inner_ends()):
+        with Dropping(self._source.pid, f"{self.images.name}-revive", self._inner_ends(self._source)):
             for app, part in pairs:
                 if part not in alive:
                     if not part.has_ended:
@@ -224,8 +233,8 @@ class PartyPassage:
             part.back_out()
         return self._apps[0].pid
 
-    def _inner_ends(self) -> list[Endpoint]:
-        """List where the connections within the host end."""
+    def _inner_ends(self, host: Host) -> list[Endpoint]:
+        """List where the connections within a host end, by the images."""
         images = [part.images / FILES_IMAGE for part in self.parts]
         sockets = [s for i in images if i.exists() for s in OpenFiles(i.read_bytes(), self._fdinfo).sockets]
         return [
@@ -234,7 +243,7 @@ class PartyPassage:
             if socket.protocol == IpProtocol.TCP
             and socket.is_connection
             and isinstance(socket.local, IPv4Address)
-            and (socket.remote.is_loopback or socket.remote == self._source.address)
+            and (socket.remote.is_loopback or socket.remote == host.address)
         ]
 
     def close(self) -> None:
