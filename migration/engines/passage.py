@@ -157,10 +157,11 @@ class EnginePassage:
         self._bytes = size + files + append_log(self._found, self._twin)
         return self._bytes
 
-    def restore(self) -> int:
+    def restore(self, begun: Callable[[], None] = lambda: None) -> int:
         """Open the gate; return the copy's process, which stands still."""
         gate = self._at_gate
         gate.open(self._inventory)
+        begun()
         if not gate.wait_for_end(self._deadline.left()):
             self._deadline.check()
         self._copy = gate.copy()
