@@ -3,12 +3,14 @@
   a  one connection, 1,000 increments a second
   b  50 connections, 20,000 increments a second
   r  as a, in a container that runc has started from the image `redis` (make images)
+  d  as a, in a container of Docker's, on hosts that are its pods (needs a daemon: scripts/dockerd)
+  p  as a, in a container of Podman's, likewise
   c  50 connections, 10,000 writes a second, in turns: to an empty Redis; to one with 1 GiB in lazy mode (post-copy);
      to the same in stop mode (cold stop-and-copy)
 
 The load is bench/load/redis_load.c on h1. A gap is the longest time between two replies on any one connection from
 shortly before the migration to shortly after it (the load's period included: 1 ms in a, 2.5 in b, 5 in c). After each
-run every key that was written is compared with the acknowledged writes. The runs of a, r and b alternate in fresh
+run every key that was written is compared with the acknowledged writes. The runs of all but c alternate in fresh
 testbeds; those of c alternate in one testbed a round, where both Redis are there and one is written to.
 """
 
@@ -57,6 +59,7 @@ class Arm:
     options: dict[str, str] = field(default_factory=dict)
     """Of Testbed.migrate."""
     image: str | None = None
+    hosts: str = "process"
     reports: list[Report] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -93,14 +96,14 @@ def main(arguments: Sequence[str]) -> dict[str, object]:
     """Measure, print, and return the result."""
     parser = argparse.ArgumentParser(prog="bench redis")
     add = parser.add_argument
-    add("--parts", default="abc", help="which of a, r, b and c (abc)")
+    add("--parts", default="abc", help="which of a, r, d, p, b and c (abc)")
     add(
         "--image",
         default="redis",
-        help="of r: a name of `make images`, or a root file system's folder (redis)",
+        help="of r, d and p: a name of `make images`, or a root file system's folder (redis)",
     )
-    add("--rounds", type=int, default=5, help="of a and b (5)")
-    add("--migrations", type=int, default=6, help="of each round of a and b (6)")
+    add("--rounds", type=int, default=5, help="of all but c (5)")
+    add("--migrations", type=int, default=6, help="of each round of all but c (6)")
     add("--big-rounds", type=int, default=3, help="of c (3)")
     add("--big-migrations", type=int, default=2, help="of each arm in each round of c (2)")
     add("--gib", type=float, default=1.0, help="data of the large Redis (1)")
@@ -109,7 +112,7 @@ def main(arguments: Sequence[str]) -> dict[str, object]:
     result: dict[str, object] = {"machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
         program = compile_load(Path(folder))
-        if set(options.parts) & set("abr"):
+        if set(options.parts) & set("abrdp"):
             arms = small(program, options.parts, options.rounds, options.migrations, options.image)
             result["small"] = [arm.summary() for arm in arms]
         if "c" in options.parts:
@@ -126,16 +129,21 @@ def main(arguments: Sequence[str]) -> dict[str, object]:
 
 
 def small(program: Path, parts: str, rounds: int, migrations: int, image: str) -> list[Arm]:
-    """Measure a, r and b."""
+    """Measure all but c."""
     arms = {
         "a": Arm("1 connection, 1,000/s", Writes(1, 1000)),
         "r": Arm("1 connection, 1,000/s, in a container", Writes(1, 1000), image=image),
+        "d": Arm("1 connection, 1,000/s, Docker", Writes(1, 1000), image=image, hosts="docker"),
+        "p": Arm("1 connection, 1,000/s, Podman", Writes(1, 1000), image=image, hosts="podman"),
         "b": Arm("50 connections, 20,000/s", Writes(50, 20_000)),
     }
     chosen = [arm for part, arm in arms.items() if part in parts]
     for _ in range(rounds):
         for arm in chosen:
-            with Testbed(LoadBalancerNetwork(hosts=4)) as bed, tempfile.TemporaryDirectory() as data:
+            with (
+                Testbed(LoadBalancerNetwork(hosts=4), hosts=arm.hosts) as bed,
+                tempfile.TemporaryDirectory() as data,
+            ):
                 start(bed, arm, Path(data))
                 run(bed, program, arm, migrations)
     return chosen
