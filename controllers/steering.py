@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -34,8 +35,6 @@ _T = TypeVar("_T")
 _CALL_S = 30.0
 _PATIENCE_S = 10.0
 _AGAIN_S = 0.05
-_AHEAD_S = 0.001
-"""What a write that has time waits for the thread that was told something more urgent; the interpreter runs one."""
 _RELEASE_ROUNDS = 3
 _TURN = 256
 """Rows of a write that is not urgent."""
@@ -69,8 +68,6 @@ class _Active:
     held: set[Endpoint] = field(default_factory=set)
     draining: bool = False
     """A hold has begun, or was extended, since packets under way were last waited for."""
-    muting: asyncio.Task[None] | None = None
-    """The write that lets the source's packets be kept as well, under way."""
     switched: bool = False
     stats: HeldStats = field(default_factory=HeldStats)
     beyond: list[KeptPacket] = field(default_factory=list)
@@ -98,6 +95,8 @@ class SwitchSteering:
         self._hosts = hosts
         self._loop = loop
         self._moves: dict[str, _Active] = {}
+        self._muting: dict[str, Future[None]] = {}
+        """What was begun by `mute`, by the move."""
         self._hold_ids = itertools.count(1)
         self._left: set[Key] = set()
         """Rows of locations that were left, kept for packets from there which another move's hold still has."""
@@ -126,9 +125,14 @@ class SwitchSteering:
         """Wait for the packets that had passed before the hold stood."""
         self._call(lambda: self._drained(move))
 
+    def mute(self, move: Move) -> None:
+        """Begin to keep what the source sends as well."""
+        self._muting[move.id] = self._begin(lambda: self._mute(move))
+
     def muted(self, move: Move) -> None:
         """Return when what the source sends is kept as well."""
-        self._call(lambda: self._muted(move))
+        begun = self._muting.pop(move.id, None)
+        self._wait(begun if begun is not None else self._begin(lambda: self._mute(move)))
 
     def extend(self, move: Move) -> None:
         """Prepare and hold what the image has more than /proc had."""
@@ -151,7 +155,12 @@ class SwitchSteering:
         self._call(lambda: self._finish(move))
 
     def _call(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        future = asyncio.run_coroutine_threadsafe(self._patiently(work), self._loop)
+        return self._wait(self._begin(work))
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> Future[_T]:
+        return asyncio.run_coroutine_threadsafe(self._patiently(work), self._loop)
+
+    def _wait(self, future: Future[_T]) -> _T:
         try:
             return future.result(self.timeout)
         except ControllerError as ex:
@@ -261,35 +270,24 @@ class SwitchSteering:
         active = self._moves.get(move.id)
         if active is None or not active.draining:
             return
-        await self._end_muting(active)
-
         with trace.told(
             move.source, "marker, through the switch", "marker: nothing is on its way here any more"
         ):
             await self._drainer.drain(self._host(move.source), self._balancer.link, active.hold)
         active.draining = False
-        # Only behind the marker: what the program has answered until then need not wait. And beside all that comes
-        # before its sockets are looked at.
-        active.muting = asyncio.ensure_future(self._mute(active))
 
-    async def _mute(self, active: _Active) -> None:
-        await asyncio.sleep(_AHEAD_S)
-        await self._balancer.write([rows.holding_source(active.hold)])
-
-    async def _muted(self, move: Move) -> None:
+    async def _mute(self, move: Move) -> None:
+        """Keep what the source sends, too. Only behind the marker: what it has answered until then need not wait."""
         active = self._moves.get(move.id)
-        if active is None or not active.held:
-            return
-        await self._end_muting(active)
-        await self._balancer.write([rows.holding_source(active.hold)])  # if it could not be written then
+        if active is not None and active.held:
+            await self._balancer.write([rows.holding_source(active.hold)])
 
-    async def _end_muting(self, active: _Active) -> None:
-        """Wait for a write that is under way, whatever becomes of it."""
-        task, active.muting = active.muting, None
-        if task is not None:
-            await asyncio.wait({task})
-            if not task.cancelled() and (ex := task.exception()) is not None:
-                LOG.warning("the source of a move is not kept quiet yet: %s", ex)
+    async def _end_muting(self, move: Move) -> None:
+        """Wait for what was begun by `mute` and by nobody waited for, whatever becomes of it."""
+        begun = self._muting.pop(move.id, None)
+        if begun is not None:
+            with contextlib.suppress(ControllerError):
+                await asyncio.wrap_future(begun)
 
     async def _extend(self, move: Move) -> None:
         active = self._active(move)
@@ -303,7 +301,7 @@ class SwitchSteering:
             active.draining = True
         if active.held:
             await self._drained(move)
-            await self._muted(move)
+            await self._mute(move)
 
     async def _restore(self, active: _Active, keys: set[Key]) -> None:
         """Put keys back to what they were before the move."""
@@ -406,8 +404,7 @@ class SwitchSteering:
 
     async def _release(self, move: Move) -> HeldStats:
         active = self._moves.get(move.id)
-        if active is not None:
-            await self._end_muting(active)
+        await self._end_muting(move)
         table = self._balancer.table
         marked = active.marked if active is not None else _marks(move, table)
         ids = {active.hold} if active is not None else {table[key].params[0] for key in marked}

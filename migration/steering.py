@@ -109,6 +109,9 @@ class NullSteering:
     def drained(self, move: Move) -> None:
         self.calls.append("drained")
 
+    def mute(self, move: Move) -> None:
+        self.calls.append("mute")
+
     def muted(self, move: Move) -> None:
         self.calls.append("muted")
 
@@ -152,13 +155,16 @@ class Steering(Protocol):
         """Keep every packet for the move's endpoints from now on; what had passed may still be under way."""
 
     def drained(self, move: Move) -> None:
-        """Return when nothing that passed before `start_hold` is on its way to the source's sockets any more.
+        """Return when nothing that passed before `start_hold` is on its way to the source's sockets any more."""
 
-        Soon what they send is kept as well; `muted` returns when it is.
-        """
+    def mute(self, move: Move) -> None:
+        """Begin to keep everything that the source's sockets send as well; returns at once."""
 
     def muted(self, move: Move) -> None:
-        """Return when everything that the source's sockets send is kept: to be called before their state is read."""
+        """Return when everything that the source's sockets send is kept: to be called before their state is read.
+
+        It need not have been begun by `mute`.
+        """
 
     def extend(self, move: Move) -> None:
         """After the freeze: `move` is now exactly what the image holds; prepare and hold the difference."""

@@ -243,6 +243,7 @@ class Transaction:
             return
         self.steering.hold(self.move)
         self.settle()
+        self.steering.mute(self.move)
 
     def settle(self) -> None:
         """Wait until no listener has a connection that no program has accepted: CRIU cannot carry those."""

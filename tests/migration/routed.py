@@ -268,6 +268,10 @@ class RouterSteering:
         self._flush(self.hosts[move.source])
         self.refuse("drained")
 
+    def mute(self, move: Move) -> None:
+        self.calls.append("mute")
+        self.refuse("mute")
+
     def muted(self, move: Move) -> None:
         self.calls.append("muted")
         self.refuse("muted")
