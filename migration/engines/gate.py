@@ -124,6 +124,13 @@ class Gate:
         self._folder = self._process = -1
 
 
+def remove_copies(marker: str = MARKER) -> None:
+    """Remove the folders that containerd has made of ours, and leaves in its temporary directory."""
+    for folder in Path("/tmp").glob("ctrd-checkpoint*"):
+        if any(folder.glob(f"{marker}*")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def is_stopped(pid: int) -> bool:
     """Say whether a process was stopped by a signal, with everything that descends from it."""
     return all(tree.state(one) in "TZ" for one in tree.processes(pid))

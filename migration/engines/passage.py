@@ -169,6 +169,8 @@ class EnginePassage:
             assert self._call is not None
             self._call.wait(END_TIMEOUT)
             raise MigrationError(f"{self._driver.name} has restored {self._app.name}, and it ended at once")
+        # Its sockets could speak by now. Should it end before it runs, its peers are not to hear of it.
+        silence(tree.processes(self._copy))
         return self._copy
 
     def end_source(self) -> None:
@@ -187,6 +189,7 @@ class EnginePassage:
         """Let the copy run."""
         if not tree.is_running(self._copy):
             raise MigrationError(f"the copy of {self._app.name} has ended before it ran")
+        unrepair(tree.processes(self._copy), probe=True)
         let_go(self._copy)
         self._has_run = True
         if self._twin is not None and self._app.engine is not None:

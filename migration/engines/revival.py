@@ -20,7 +20,7 @@ from ..journal import Note
 from ..model import Host
 from ..streams import inner_streams
 from .driver import Contained, Driver
-from .gate import MARKER
+from .gate import MARKER, remove_copies
 from .image import as_stopped, replace
 
 END_TIMEOUT = 10.0
@@ -47,7 +47,10 @@ def revive(
         replace(images / name, content)
     (images / f"{MARKER}{identity}-back").touch()  # Docker stores no content twice
     wait_until_over(driver, found)
-    driver.restore(found.id)
+    try:
+        driver.restore(found.id)
+    finally:
+        remove_copies(f"{MARKER}{identity}-back")
     again = driver.find(found.id)
     if again is None or again.pid == 0:
         raise MigrationError(f"{driver.name} has restored {found.user_name}, and it ended at once")

@@ -253,6 +253,7 @@ class Runtimes:
     def end_leftovers(self) -> None:
         """End what a controller that was killed has left at work."""
         gate.end_waiting()
+        gate.remove_copies()
         criuconf.put_back()
         self._processes.end_leftovers()
 
@@ -266,6 +267,7 @@ class Runtimes:
         elif tree.is_running(pid) and not if_half_built:
             end_silently([pid], kill)
         elif tree.is_running(pid):
+            unrepair(tree.processes(pid), probe=True)
             unpin(pid)
 
     def wake(self, app: App) -> None:
