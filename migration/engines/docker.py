@@ -37,6 +37,7 @@ class DockerDriver:
         self.address = address or os.environ.get("DOCKER_HOST", ADDRESS)
         self._client: Any = None
         self._root: Path | None = None
+        self._owed: set[str] = set()
 
     def _api(self) -> Any:
         if self._client is None:
@@ -105,6 +106,21 @@ class DockerDriver:
             if one["State"] in ("running", "paused") and (found := self.find(one["Id"])) and found.pid == pid:
                 return found
         return None
+
+    def settle(self, found: Contained) -> Contained:
+        for twin in sorted(self._owed):
+            self.remove(twin)
+            self._owed.discard(twin)
+        freezer = cgroup.freezer_of(found.pid)
+        if found.status == "paused" and not freezer.is_frozen():
+            # It was thawed while nobody answered. Docker lets run on only what stands still.
+            freezer.freeze()
+            self.thaw(found)
+            return self.find(found.id) or found
+        return found
+
+    def owe(self, twin: str) -> None:
+        self._owed.add(twin)
 
     def refusal(self, found: Contained) -> str | None:
         config, host = found.raw["Config"], found.raw["HostConfig"]

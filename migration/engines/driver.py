@@ -67,6 +67,12 @@ class Driver(Protocol):
     def find_process(self, pid: int) -> Contained | None:
         """Look a container up by its first process."""
 
+    def settle(self, found: Contained) -> Contained:
+        """Do what an engine that did not answer was spared: return the container as the engine knows it now."""
+
+    def owe(self, twin: str) -> None:
+        """Note a twin that could not be removed, for `settle`."""
+
     def refusal(self, found: Contained) -> str | None:
         """Say what this engine cannot take along of a container, or None."""
 

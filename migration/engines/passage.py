@@ -34,7 +34,7 @@ from ..repair import silence, unrepair
 from . import criuconf
 from .calls import Call, kill, take, tracer_of, wait_for_death
 from .cgroup import freezer_of
-from .driver import TWIN, Contained, Driver
+from .driver import TWIN, Contained, Driver, EngineSilent
 from .gate import Gate, streams_of
 from .image import KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, stop_all
 from .layer import Layer, append_log
@@ -276,8 +276,12 @@ class EnginePassage:
     def _leave(self) -> None:
         self._destroy_copy()
         if self._twin is not None:
-            self._driver.remove(self._twin.id)
-            self._twin = None
+            twin, self._twin = self._twin, None
+            try:
+                self._driver.remove(twin.id)
+            except EngineSilent:
+                self._driver.owe(twin.id)
+                raise
         if hasattr(self, "_found"):
             self._driver.forget_checkpoint(self._found)
 

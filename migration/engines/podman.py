@@ -35,6 +35,7 @@ class PodmanDriver:
         binary = shutil.which("podman") or "podman"
         manager = "systemd" if Path("/run/systemd/system").is_dir() else "cgroupfs"
         self._command = [binary, "--runtime", "runc", "--cgroup-manager", manager]
+        self._owed: set[str] = set()
         path = os.environ.get("PATH", os.defpath)
         self._env = {**os.environ, "PATH": f"{tools}:{path}" if tools else path}
 
@@ -89,6 +90,15 @@ class PodmanDriver:
             if one["Pid"] == pid:
                 return self.find(one["Id"])
         return None
+
+    def settle(self, found: Contained) -> Contained:
+        for twin in sorted(self._owed):
+            self.remove(twin)
+            self._owed.discard(twin)
+        return found
+
+    def owe(self, twin: str) -> None:
+        self._owed.add(twin)
 
     def refusal(self, found: Contained) -> str | None:
         config, host = found.raw["Config"], found.raw["HostConfig"]

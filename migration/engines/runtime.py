@@ -96,6 +96,7 @@ class EngineRuntime:
             found = driver.find(app.engine.id)
             if found is None or found.pid != app.pid:
                 return f"{driver.name} does not know it as the container {app.engine.id[:12]}"
+            found = driver.settle(found)
             if (reason := driver.refusal(found)) is not None:
                 return reason
             if driver.find(found.name + TWIN) is not None:
