@@ -335,7 +335,7 @@ def test_dockerd_is_killed(
             assert report.outcome == "refused" and "Docker does not answer" in str(report.reason)
             start()
             connection.ask()
-            # Docker 20.10 cannot checkpoint what has outlived its daemon; what it was spared before is done all the same.
+            # Docker 20.10 cannot checkpoint what has outlived its daemon; what it was spared is done all the same.
             report = net.migrate("echo", "h3")
             assert report.outcome == "completed" or "invalid task checkpoint option" in str(report.reason)
             connection.ask()

@@ -1,0 +1,185 @@
+"""What needs no engine: a twin's command, an image that is restored stopped, runc.conf, the freezer's place."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import struct
+import subprocess
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from migration.criu import Criu
+from migration.engines import cgroup, criuconf, gate
+from migration.engines.image import (
+    DESCRIPTORS,
+    KEPT_DESCRIPTORS,
+    KEPT_INVENTORY,
+    STOPPED,
+    as_stopped,
+    copy,
+    stop_all,
+)
+from migration.engines.podman import as_create
+from migration.groups import Party
+from migration.images import BadImage
+from migration.journal import app_from_json, app_to_json
+from migration.model import App, EngineContainer, Host
+
+OWN = {"--name": "new", "--pod": "there"}
+
+
+@pytest.mark.parametrize(
+    ("made", "command", "twin"),
+    [
+        (["podman", "run", "-d", "--name", "a", "--pod", "p", "img"], [], ["img"]),
+        (["podman", "--runtime", "runc", "run", "--name=a", "--pod=p", "img", "sh"], ["sh"], ["img", "sh"]),
+        (
+            [
+                "podman",
+                "create",
+                "--detach",
+                "-e",
+                "A=b",
+                "--network",
+                "container:x",
+                "img",
+                "x",
+                "--name",
+                "a",
+            ],
+            ["x", "--name", "a"],
+            ["-e", "A=b", "img", "x", "--name", "a"],
+        ),
+        (
+            ["podman", "run", "--replace", "--cidfile", "/x", "--volume", "/a:/b", "img"],
+            [],
+            ["--volume", "/a:/b", "img"],
+        ),
+    ],
+)
+def test_a_twin_is_made_as_its_original_was(made: list[str], command: list[str], twin: list[str]) -> None:
+    """With another name and another pod; the command after the image is left alone."""
+    assert as_create(made, command, OWN) == ["create", "--name", "new", "--pod", "there", *twin]
+
+
+def core_image(state: int | None) -> bytes:
+    """Make a core-*.img of a process, or of a thread."""
+    Criu.find()  # puts pycriu where it is found
+    core = importlib.import_module("pycriu.images.core_pb2")
+    entry = core.core_entry(mtype=1)
+    entry.thread_core.futex_rla = entry.thread_core.futex_rla_len = 0
+    if state is not None:
+        entry.tc.task_state, entry.tc.exit_code, entry.tc.personality = state, 0, 0
+        entry.tc.flags, entry.tc.blk_sigset, entry.tc.comm = 0, 0, "sh"
+    message = entry.SerializeToString()
+    return b"magic..." + struct.pack("<I", len(message)) + message
+
+
+def state_of(image: bytes) -> int:
+    """Return the state that a core image gives its process."""
+    core = importlib.import_module("pycriu.images.core_pb2")
+    return int(core.core_entry.FromString(image[12:]).tc.task_state)
+
+
+def test_only_what_lives_is_stopped() -> None:
+    """Threads and zombies stay what they are, and the rest of the message does."""
+    core = importlib.import_module("pycriu.images.core_pb2") if core_image(1) else None
+    stopped = as_stopped(core_image(1), core)
+    assert state_of(stopped) == STOPPED
+    assert stopped == core_image(STOPPED)
+    for state in (None, 2, 6):
+        assert as_stopped(core_image(state), core) == core_image(state)
+    with pytest.raises(BadImage, match="cut off"):
+        as_stopped(b"short", core)
+
+
+def test_an_image_behind_a_gate(tmp_path: Path) -> None:
+    """Links, but for what is changed; the engine's own files do not change, and what was read is not overwritten."""
+    images, behind = tmp_path / "images", tmp_path / "behind"
+    images.mkdir()
+    contents = {
+        "files.img": b"old",
+        "pages-1.img": b"pages",
+        "core-1.img": core_image(1),
+        "inventory.img": b"inventory",
+    }
+    for name, content in contents.items():
+        (images / name).write_bytes(content)
+    (images / DESCRIPTORS).write_text("[]")
+    gate.Gate(behind, "m1", ["/dev/null", "pipe:[1]", "pipe:[2]"])
+    copy(images, behind)
+    core = importlib.import_module("pycriu.images.core_pb2")
+    assert stop_all(behind, {"files.img": b"new"}, core) == sum(
+        len(contents[n]) for n in contents if n != "inventory.img"
+    )
+    assert (behind / "files.img").read_bytes() == b"new"
+    assert state_of((behind / "core-1.img").read_bytes()) == STOPPED
+    assert (behind / "pages-1.img").stat().st_ino == (images / "pages-1.img").stat().st_ino
+    assert (behind / "inventory.img").is_fifo()
+    assert json.loads((behind / DESCRIPTORS).read_text()) == ["/dev/null", "pipe:[1]", "pipe:[2]"]
+    assert (behind / KEPT_INVENTORY).read_bytes() == b"inventory"
+    assert (behind / KEPT_DESCRIPTORS).read_text() == "[]"
+    assert {name: (images / name).read_bytes() for name in contents} == contents
+
+
+@pytest.mark.parametrize("before", [None, "log-level 4\n"])
+def test_runc_conf_is_put_back(before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last of those who need it, and after one that was killed."""
+    conf, note = tmp_path / "criu" / "runc.conf", tmp_path / "note"
+    monkeypatch.setattr(criuconf, "CONF", conf)
+    monkeypatch.setattr(criuconf, "NOTE", note)
+    if before is not None:
+        conf.parent.mkdir()
+        conf.write_text(before)
+    with criuconf.in_force():
+        with criuconf.in_force():
+            pass
+        lines = conf.read_text().splitlines()
+        assert lines[-len(criuconf.OPTIONS) :] == list(criuconf.OPTIONS)
+        assert lines[: -len(criuconf.OPTIONS)] == (before or "").splitlines()
+        assert note.exists()
+    assert (conf.read_text() if conf.exists() else None) == before
+    note.write_text(criuconf.ABSENT if before is None else before)
+    conf.parent.mkdir(exist_ok=True)
+    conf.write_text("left by somebody who was killed")
+    criuconf.put_back()
+    assert (conf.read_text() if conf.exists() else None) == before
+    assert not note.exists() and conf.parent.exists() == (before is not None)
+
+
+def test_engine_and_sandbox_are_in_a_journal() -> None:
+    """A recovery has to find the container again."""
+    host = Host("h2", 7, IPv4Address("10.0.2.2"), sandbox="abc")
+    app = App("redis", host, 8, Path("/log"), engine=EngineContainer("docker", "123"))
+    again = app_from_json(json.loads(json.dumps(app_to_json(app))))
+    assert again == app and again.host.sandbox == "abc"
+    party = app_from_json(app_to_json(Party([app])))
+    assert isinstance(party, Party) and party.members == [app]
+
+
+@pytest.mark.net
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_control_group_is_frozen() -> None:
+    """A process in a group of its own stands still, and runs on."""
+    parent = cgroup.folder_of(os.getpid(), "freezer") or cgroup.folder_of(os.getpid(), "")
+    assert parent is not None
+    group = parent / f"p4ferry-test-{os.getpid()}"
+    group.mkdir()
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        (group / "cgroup.procs").write_text(str(process.pid))
+        freezer = cgroup.freezer_of(process.pid)
+        assert freezer.switch.parent == group and not freezer.is_frozen()
+        assert cgroup.processes_of(group) == [process.pid]
+        freezer.freeze()
+        assert freezer.is_frozen()
+        freezer.thaw()
+        assert not freezer.is_frozen()
+    finally:
+        process.kill()
+        process.wait()
+        group.rmdir()
