@@ -18,10 +18,12 @@ from pathlib import Path
 
 from .. import tree
 from ..deadline import Deadline
+from ..freezer import end_silently
 from ..images import INVENTORY_IMAGE
 from .driver import EngineSilent
 from .image import DESCRIPTORS, copy
 
+END_TIMEOUT = 10.0
 _POLL = 0.001
 
 
@@ -72,6 +74,17 @@ def kill(pid: int) -> None:
     """Kill a process, if it is there."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def end_copy(pid: int) -> None:
+    """Kill a copy without a word to its peers, and see it gone."""
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        try:
+            end_silently([pid], kill)
+            wait_for_death(process, END_TIMEOUT)
+        finally:
+            os.close(process)
 
 
 def take(pid: int, is_over: Callable[[], bool], folder: Path, deadline: Deadline) -> bool:

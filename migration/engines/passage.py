@@ -32,7 +32,7 @@ from ..journal import Note
 from ..model import App, Host
 from ..repair import silence, unrepair
 from . import criuconf
-from .calls import Call, kill, take, tracer_of, wait_for_death
+from .calls import END_TIMEOUT, Call, kill, take, tracer_of, wait_for_death
 from .cgroup import freezer_of
 from .driver import TWIN, Contained, Driver, EngineSilent
 from .gate import Gate, streams_of
@@ -40,7 +40,6 @@ from .image import KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, stop_all
 from .layer import Layer, append_log
 from .revival import Messages, let_go, revive
 
-END_TIMEOUT = 10.0
 UNTRACED_TIMEOUT = 10.0
 
 

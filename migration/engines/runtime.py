@@ -19,7 +19,7 @@ from ..criu import Criu
 from ..deadline import Deadline
 from ..diag import Diag
 from ..errors import CriuMissing, MigrationError, Refused
-from ..freezer import end_silently, unpin
+from ..freezer import unpin
 from ..inet import InetSocket
 from ..journal import Note
 from ..model import App, Host
@@ -29,7 +29,7 @@ from ..process import ProcessPassage, ProcessRuntime, remove_criu_tables
 from ..repair import unrepair
 from ..transfer.modes import STOP_SHARED, Choice, Mode, Via, Wish
 from . import criuconf, gate
-from .calls import kill, tracer_of
+from .calls import end_copy, kill, tracer_of
 from .cgroup import freezer_of
 from .driver import TWIN, Driver, EngineSilent
 from .passage import EnginePassage
@@ -173,7 +173,9 @@ class EngineRuntime:
         driver = self.driver(app)
         before = driver.find(app.engine.id)
         here = driver.find_process(app.pid)
-        if here is None:
+        if here is None:  # it has ended: whatever there is of it is the original
+            if before is not None and (twin := driver.find(before.user_name + TWIN)) is not None:
+                driver.remove(twin.id)
             return
         app.engine.id = here.id
         for other in (before, driver.find(here.user_name + TWIN)):
@@ -266,7 +268,7 @@ class Runtimes:
         if pid in self._processes.custody.children("program", "restored"):
             self._processes.end_copy(pid, if_half_built=if_half_built)
         elif tree.is_running(pid) and not if_half_built:
-            end_silently([pid], kill)
+            end_copy(pid)
         elif tree.is_running(pid):
             unrepair(tree.processes(pid), probe=True)
             unpin(pid)
