@@ -12,8 +12,10 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import pytest
 from migration.engines import criuconf, gate
 from migration.engines.docker import DockerDriver
 from migration.engines.driver import TWIN, EngineSilent
+from migration.engines.passage import EnginePassage
+from migration.migrator import Migrator
 from migration.model import App
 from migration.namespaces import in_netns
 from migration.tree import is_running
@@ -194,6 +198,41 @@ def stopped_containers(app: App) -> list[int]:
         ):
             found.append(int(folder.name))
     return [pid for pid in found if pid != app.pid]
+
+
+def test_the_controller_dies(engine: Engine) -> None:
+    """At a step, for good: its thread never goes on, and another migrator settles what the journal says."""
+    faults = Faults()
+    ever = threading.Event()
+    cases = [(step, "after", "undone") for step in ("prepare", "checkpoint", "transfer", "restore")]
+    cases += [("resume", "before", "finished"), ("release", "after", "finished")]
+    with serving(engine, faults) as (net, app, connection), pytest.MonkeyPatch.context() as patch:
+        migrator = net._migrator
+        for step, when, verdict in cases:
+            reached = threading.Event()
+
+            def die(reached: threading.Event = reached) -> None:
+                reached.set()
+                ever.wait()
+
+            if step == "resume":  # the original has been ended, the copy has not run
+                patch.setattr(EnginePassage, "resume", lambda passage, die=die: die())
+            faults.at, faults.action = (step, when), die
+            source, destination = app.host.name, "h3" if app.host.name == "h2" else "h2"
+            arguments = (replace(app, engine=replace(app.engine)), net.hosts[destination])  # type: ignore[type-var]
+            threading.Thread(target=migrator.migrate, args=arguments, daemon=True).start()
+            assert reached.wait(20)
+            patch.undo()
+            successor = Migrator(
+                net.controller.steering, net.runtime, images=migrator.images, journals=migrator.journals
+            )
+            (recovered,) = successor.recover()
+            assert recovered.verdict.value == verdict, (step, recovered)
+            app.host, app.pid, app.engine = recovered.app.host, recovered.app.pid, recovered.app.engine
+            migrator._moving.clear()
+            criuconf._users = 0  # the dead one's
+            connection.ask()
+            check_place(net, engine, app, source if verdict == "undone" else destination)
 
 
 def test_refusals(engine: Engine, tmp_path: Path) -> None:
