@@ -157,19 +157,22 @@ class EnginePassage:
         return self._bytes
 
     def restore(self, begun: Callable[[], None] = lambda: None) -> int:
-        """Open the gate; return the copy's process, which stands still."""
-        gate = self._at_gate
+        """Open the gate; return the copy's process, which stands still and of which the engine knows."""
+        gate, call = self._at_gate, self._call
+        assert call is not None
+        if call.is_over():  # then CRIU may still build the copy, and the engine would never hear of it
+            call.wait(0.0)
         gate.open(self._inventory)
         begun()
         if not gate.wait_for_end(self._deadline.left()):
             self._deadline.check()
         self._copy = gate.copy()
         if not self._copy:
-            assert self._call is not None
-            self._call.wait(END_TIMEOUT)
+            call.wait(END_TIMEOUT)
             raise MigrationError(f"{self._driver.name} has restored {self._app.name}, and it ended at once")
         # Its sockets could speak by now. Should it end before it runs, its peers are not to hear of it.
         silence(tree.processes(self._copy))
+        call.wait(self._deadline.left())
         return self._copy
 
     def end_source(self) -> None:
@@ -204,9 +207,7 @@ class EnginePassage:
         return {"mode": "stop", "via": "shared", "bytes": self._bytes, "rounds": 0}
 
     def bury_source(self) -> None:
-        """Return when the engine, too, knows that the copy runs."""
-        if self._call is not None:
-            self._call.wait(END_TIMEOUT)
+        """Wait for nothing: the original ended before the copy ran, and its sockets with it."""
 
     def back_out(self) -> None:
         """Destroy the copy, then thaw the original."""

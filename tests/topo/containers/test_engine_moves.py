@@ -173,7 +173,17 @@ def test_what_dies_midway(engine: Engine) -> None:
             assert copies
             assert wait_until(lambda: not stopped_containers(app), 5.0)
 
-        for at, action in ((("transfer", "before"), kill_restore), (("release", "before"), kill_copy)):
+        def kill_command() -> None:
+            restoring = "container\0restore\0"
+            pids = [pid for pid in processes() if pid != os.getpid() and restoring in command_of(pid)]
+            assert pids
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+
+        cases = [(("transfer", "before"), kill_restore), (("release", "before"), kill_copy)]
+        if engine.name == "podman":
+            cases.append((("restore", "before"), kill_command))
+        for at, action in cases:
             faults.at, faults.action = at, action
             report = net.migrate("echo", "h3")
             assert report.outcome == "rolled_back", (at, report.reason)
@@ -182,6 +192,19 @@ def test_what_dies_midway(engine: Engine) -> None:
         report = net.migrate("echo", "h3")
         assert report.outcome == "completed", report.reason
         connection.ask()
+
+
+def processes() -> list[int]:
+    """List all processes."""
+    return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+
+
+def command_of(pid: int) -> str:
+    """Return a process's command, its words ended by NUL."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def stopped_containers(app: App) -> list[int]:
