@@ -27,11 +27,6 @@ def find_left(folder: Path | None = None, root: Path = paths.RUNS) -> Left:
             raise CannotRecover("there is no run to recover: none was killed, or it was cleaned up")
         folder = next((run for run in reversed(dead) if (run / STATE).exists()), dead[-1])
     state = RunState.load(folder)
-    if state.kind.engine is not None and any((folder / JOURNALS).glob("*.jsonl")):
-        raise CannotRecover(
-            f"run {folder.name} cannot be recovered: it was killed in the middle of a migration, and what that had "
-            f"done with containers of {state.kind.engine} is not known (lb.py --clean removes them)"
-        )
     living = {**state.holders, **{name: pod.sandbox for name, pod in state.pods.items()}}
     gone = [name for name, process in living.items() if not process.is_alive]
     if gone:

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ from migration.namespaces import in_netns
 from migration.tree import is_running
 from tests.topo.containers.conftest import TOOLS, _unmount, containers
 from topo.containers.engine import Engine
-from topo.paths import STATE
+from topo.paths import CHECKOUT, STATE
+from topo.runs import MARKER
 from topo.switches import die_with_parent
 from topo.testbed import LoadBalancerNetwork, Testbed
 from topo.waiting import wait_until
@@ -256,6 +258,45 @@ def test_the_controller_dies(engine: Engine) -> None:
             criuconf._users = 0  # the dead one's
             connection.ask()
             check_place(net, engine, app, source if verdict == "undone" else destination)
+
+
+def test_kill_9_in_the_middle(engine: Engine) -> None:
+    """Of a migration whose copy has been built: the run is taken over, and the program is where it was."""
+    code = (
+        "import os, signal, sys\n"
+        "from topo.testbed import LoadBalancerNetwork, Testbed\n"
+        "def fault(step, when):\n"
+        "    if (step, when) == ('restore', 'after'): os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"with Testbed(LoadBalancerNetwork(hosts=3), hosts={engine.name!r}, fault=fault) as net:\n"
+        f"    net.run('echo', 'h2', {SERVER!r}, service='10.0.0.100:7000', image={TOOLS!r})\n"
+        "    print(net.hosts['h1'].pid, flush=True); sys.stdin.readline()\n"
+        "    net.migrate('echo', 'h3')"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != MARKER}
+    before = temporary()
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        connection = Connection(int(process.stdout.readline()))
+        connection.ask()
+        process.communicate("go\n", timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    with Testbed.recover() as net:
+        (recovered,) = net.recovered
+        assert recovered.verdict.value == "undone"
+        connection.ask()
+        assert net.migrate("echo", "h3").outcome == "completed"
+        connection.ask()
+        connection.close()
+        check_place(net, engine, net._apps["echo"].app, "h3")
+    assert containers(engine) == []
+    assert temporary() == before
 
 
 def test_refusals(engine: Engine, tmp_path: Path) -> None:
