@@ -76,6 +76,16 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def see_untraced(pid: int) -> None:
+    """Wait until no CRIU has a process in its hands; one that does not let go is ended."""
+    deadline = time.monotonic() + END_TIMEOUT
+    while (tracer := tracer_of(pid)) != 0:
+        if time.monotonic() > deadline:
+            kill(tracer)
+            deadline = time.monotonic() + 1.0
+        time.sleep(0.005)
+
+
 def end_copy(pid: int) -> None:
     """Kill a copy without a word to its peers, and see it gone."""
     with contextlib.suppress(ProcessLookupError):

@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,13 @@ from ..journal import Note
 from ..model import App, Host
 from ..repair import silence, unrepair
 from . import criuconf
-from .calls import END_TIMEOUT, Call, kill, take, tracer_of, wait_for_death
+from .calls import END_TIMEOUT, Call, kill, see_untraced, take, wait_for_death
 from .cgroup import freezer_of
 from .driver import TWIN, Contained, Driver, EngineSilent
 from .gate import Gate, streams_of
 from .image import KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, stop_all
 from .layer import Layer, append_log
 from .revival import Messages, let_go, revive
-
-UNTRACED_TIMEOUT = 10.0
 
 
 class EnginePassage:
@@ -214,7 +211,7 @@ class EnginePassage:
         self._destroy_copy()
         self._see_image_written()
         if self._is_frozen:
-            self._see_it_untraced()
+            see_untraced(self._pid)
             with contextlib.suppress(OSError):
                 unrepair(tree.processes(self._pid))
             self._driver.thaw(self._found)
@@ -301,12 +298,3 @@ class EnginePassage:
     def _thaw_directly(self) -> None:
         freezer_of(self._pid).thaw()
         self._is_frozen = False
-
-    def _see_it_untraced(self) -> None:
-        """Wait until no CRIU has the original in its hands; one that does not let go is ended."""
-        deadline = time.monotonic() + UNTRACED_TIMEOUT
-        while (tracer := tracer_of(self._pid)) != 0:
-            if time.monotonic() > deadline:
-                kill(tracer)
-                deadline = time.monotonic() + 1.0
-            time.sleep(0.005)

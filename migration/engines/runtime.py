@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from ..process import ProcessPassage, ProcessRuntime, remove_criu_tables
 from ..repair import unrepair
 from ..transfer.modes import STOP_SHARED, Choice, Mode, Via, Wish
 from . import criuconf, gate
-from .calls import end_copy, kill, tracer_of
+from .calls import end_copy, see_untraced
 from .cgroup import freezer_of
 from .driver import TWIN, Driver, EngineSilent
 from .passage import EnginePassage
@@ -38,7 +37,6 @@ from .revival import Messages, revive
 
 NAMES = ("docker", "podman")
 Part = ProcessPassage | EnginePassage
-UNTRACED_TIMEOUT = 10.0
 # Docker has an image four times for a moment: CRIU's, containerd's, its own, and the one that is restored.
 TIMES = {"docker": 4, "podman": 2}
 SLACK = 32 << 20
@@ -146,11 +144,7 @@ class EngineRuntime:
 
     def wake(self, app: App) -> None:
         """Let a container run on that was frozen for its checkpoint, or was restored stopped."""
-        deadline = time.monotonic() + UNTRACED_TIMEOUT
-        while (tracer := tracer_of(app.pid)) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if tracer:
-            kill(tracer)
+        see_untraced(app.pid)
         unrepair(tree.processes(app.pid))
         driver = self.driver(app)
         if (found := driver.find_process(app.pid)) is not None and freezer_of(app.pid).is_frozen():
