@@ -8,13 +8,16 @@ whiteout is a removal.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 from ..errors import MigrationError
 from ..volumes import Mirror, remove
 from .driver import Contained
 
+RUNC_STATE = Path("/run/runc")
 _OPAQUE = "trusted.overlay.opaque"
 
 
@@ -55,6 +58,17 @@ def append_log(original: Contained, twin: Contained) -> int:
     with twin.log.open("ab") as log:
         log.write(content)
     return len(content)
+
+
+def unmount_left(twin: Contained) -> None:
+    """Take away what runc leaves of a twin that was removed, when it or CRIU was killed: mounts, and its state."""
+    points = [Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in reversed(points):
+        if twin.id in point.parts or point == twin.merged:
+            command = ["umount", "--lazy", str(point)]
+            subprocess.run(command, capture_output=True, timeout=10, start_new_session=True, check=False)
+    # Podman's runc keeps its state there, and forgets it when a restore fails.
+    shutil.rmtree(RUNC_STATE / twin.id, ignore_errors=True)
 
 
 def _is_opaque(folder: Path) -> bool:

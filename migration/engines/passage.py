@@ -36,7 +36,7 @@ from .cgroup import freezer_of
 from .driver import TWIN, Contained, Driver, EngineSilent
 from .gate import Gate, streams_of
 from .image import KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, stop_all
-from .layer import Layer, append_log
+from .layer import Layer, append_log, unmount_left
 from .revival import Messages, let_go, revive
 
 
@@ -279,6 +279,7 @@ class EnginePassage:
             except EngineSilent:
                 self._driver.owe(twin.id)
                 raise
+            unmount_left(twin)
         if hasattr(self, "_found"):
             self._driver.forget_checkpoint(self._found)
 
