@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,14 @@ import docker
 import requests.exceptions
 from docker.errors import APIError, DockerException, NotFound
 
+from .. import tree
 from ..errors import MigrationError
 from ..model import Host
 from . import cgroup
 from .driver import CHECKPOINT, TWIN, Contained, EngineFailed, EngineSilent
 
 ADDRESS = "unix:///var/run/docker.sock"
+SHIM_TIMEOUT = 1.0  # in which a removed container's ends by itself
 TIMEOUT = 60  # seconds for any answer that does not wait for a migration
 # What belongs to a container that has a network of its own, and is refused for one that joins another's.
 _OF_A_NETWORK = ("Hostname", "Domainname", "ExposedPorts", "MacAddress")
@@ -205,15 +209,40 @@ class DockerDriver:
             # Without its anonymous volumes if they are the twin's: Docker keeps what is in use.
             self._ask("remove_container", container, force=True, v=True)
         except NotFound:
-            return
+            pass
         except EngineFailed as ex:
             if "already in progress" not in str(ex):
                 raise
+        end_shims(container)
 
     def twins(self) -> list[Contained]:
         """List the twins that have not taken their originals' places."""
         listed = self._ask("containers", all=True, filters={"name": TWIN})
         return [found for one in listed if (found := self.find(one["Id"]))]
+
+
+def end_shims(container: str) -> None:
+    """End what containerd has left to watch over a container that is removed.
+
+    It ends by itself. But a Docker that was killed while it began a container knows nothing of its shim afterwards.
+    """
+    deadline = time.monotonic() + SHIM_TIMEOUT
+    while (shims := _shims(container)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for pid in shims:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def _shims(container: str) -> list[int]:
+    """List the shims of a container: their command line says whose they are."""
+    found = []
+    for folder in tree.PROC.iterdir():
+        if folder.name.isdigit():
+            words = tree.read_or_empty(folder / "cmdline").split("\0")
+            if Path(words[0]).name.startswith("containerd-shim") and container in words:
+                found.append(int(folder.name))
+    return found
 
 
 def _said(ex: APIError) -> str:

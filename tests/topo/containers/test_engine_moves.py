@@ -445,3 +445,5 @@ def test_dockerd_is_killed(
             connection.close()
             names = {host: [m.name for m in net.host(host).containers()] for host in ("h2", "h3")}
             assert names == {host: ["mn.echo"] if host == app.host.name else [] for host in names}
+        shims = ["pgrep", "--full", f"containerd-shim.*{tmp_path}"]
+        assert wait_until(lambda: subprocess.run(shims, capture_output=True).stdout == b"", 5.0, 0.1)
