@@ -9,6 +9,6 @@ Knows processes, CRIU and images; knows nothing of P4 or Mininet. What it needs 
         report = migrator.migrate(app, h3, on_event=print)                   # never raises for a failed move
         assert report.outcome is Outcome.COMPLETED and app.host is h3
 
-Read transaction.py first (the steps and their undo), then process.py and criu.py (how CRIU is made to wait at
+Read transaction.py first (the steps and their undo), then passage.py and criu.py (how CRIU is made to wait at
 the right places), keeper.py (who owns the programs), images.py and inet.py (addresses), preflight.py (refusals).
 """

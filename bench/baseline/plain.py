@@ -26,11 +26,12 @@ from typing import Any
 
 from migration.criu import Criu
 from migration.errors import MigrationError
+from migration.firewall import remove_criu_tables
 from migration.images import INVENTORY_IMAGE, rewrite_files
 from migration.inet import Relocation
 from migration.model import App, Host
 from migration.namespaces import in_netns
-from migration.process import ProcessRuntime, remove_criu_tables
+from migration.process import ProcessRuntime
 from topo import paths
 
 TIMEOUT = 30.0

@@ -18,13 +18,15 @@ from ..criu import Criu
 from ..deadline import Deadline
 from ..diag import Diag
 from ..errors import CriuMissing, MigrationError, Refused
+from ..firewall import remove_criu_tables
 from ..freezer import unpin
 from ..inet import InetSocket
 from ..journal import Note
 from ..model import App, Host
 from ..namespaces import in_netns
 from ..neighbours import NOWHERE, Surroundings, check_unix
-from ..process import ProcessPassage, ProcessRuntime, remove_criu_tables
+from ..passage import ProcessPassage
+from ..process import ProcessRuntime
 from ..repair import unrepair
 from ..transfer.modes import STOP_SHARED, Choice, Mode, Via, Wish
 from . import criuconf, gate

@@ -1,0 +1,389 @@
+"""One program on its way from host to host, by CRIU: see runtime.Passage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import baggage, tree
+from .criu import DUMP_LOG, RESTORE_LOG, Criu, Gate, Worker
+from .custody import Custody, HasDescriptor
+from .deadline import Deadline
+from .errors import CriuFailed, MemoryLost, MigrationError
+from .firewall import remove_criu_tables
+from .freezer import end_silently, is_half_built, pin, wake
+from .images import INVENTORY_IMAGE, LOCKS_IMAGE, split
+from .journal import Note
+from .model import App, Host
+from .namespaces import URGENT, WHEN_IDLE, in_netns
+from .repair import unrepair
+from .revival import revive
+from .transfer.carrier import Carrier
+from .transfer.modes import Choice
+from .turns import turn_of
+
+GATE_TIMEOUT = 5.0
+ANNOUNCE_TIMEOUT = 0.3  # in which a restore that goes on has told of its program
+SETTLE_TIME = 0.05  # in which what a killed worker had ordered takes place
+
+
+class ProcessPassage:
+    """One process tree on its way; see runtime.Passage."""
+
+    def __init__(
+        self,
+        criu: Criu,
+        custody: Custody,
+        app: App,
+        destination: Host,
+        folder: Path,
+        *,
+        lock: bool,
+        choice: Choice,
+        deadline: Deadline,
+        in_turn: bool = True,
+    ) -> None:
+        """Start the workers; without `in_turn` the caller sees to it that no other dump comes in between."""
+        self._deadline = deadline
+        self._criu, self._custody = criu, custody
+        self._app, self._pid, self._source = app, app.pid, app.host
+        self._destination = destination
+        self._baggage = baggage.baggage_of(app, destination, custody)
+        self._lock = "NFTABLES" if lock else "SKIP"
+        self._folder = folder
+        self.images, self.moved = folder / "images", folder / "moved"
+        for path in (self.images, self.moved):
+            path.mkdir(mode=0o700)
+        self._gate = Gate(self.moved / INVENTORY_IMAGE)
+        self._is_frozen = self._is_complete = self._is_pinned = False
+        self._frozen: list[int] = []
+        """The processes of the original, which do not change any more once CRIU has stopped them."""
+        self._has_locks = False
+        self._has_begun = self._has_ended = False
+        self._copy = 0
+        self._original = os.pidfd_open(app.pid)
+        self._turn = contextlib.ExitStack()
+        self._workers: list[Worker] = []
+        self._carrier: Carrier | None = None
+        self._has_run = False
+        try:
+            self._get_ready(choice, in_turn)
+        except BaseException:
+            for worker in self._workers:
+                worker.is_stuck = True  # one that stands at its gate hears nothing but a signal
+            self.close()
+            raise
+
+    def _start(self, host: Host, action: str, log: Path, *files: HasDescriptor) -> Worker:
+        worker = Worker(self._criu, self._custody, host.pid, action, log, *files, deadline=self._deadline)
+        self._workers.append(worker)
+        return worker
+
+    def _get_ready(self, choice: Choice, in_turn: bool) -> None:
+        """Let all workers do what needs no frozen program: mostly probing the kernel, some 30 ms."""
+        source, destination = self._source, self._destination
+        self._baggage.first_pass()
+        self._restorer = self._start(
+            destination,
+            f"restore it on {destination.name}",
+            self.moved / RESTORE_LOG,
+            *self._baggage.restorer_files,
+        )
+        self._baggage.receive(self._restorer)
+        self._carrier = carrier = Carrier(
+            self._criu, self._custody, self._pid, source, destination, self._folder, choice
+        )
+        self._restorer.request(
+            "RESTORE",
+            self.moved,
+            lock=self._lock,
+            adjust=lambda o: _both(o, carrier.adjust_restore, self._baggage.adjust_restore),
+        )
+        self._dumper = self._start(
+            source, f"checkpoint it on {source.name}", self.images / DUMP_LOG, *carrier.dumper_files
+        )
+        self._dumper.request(
+            "DUMP",
+            self.images,
+            pid=self._pid,
+            lock=self._lock,
+            adjust=lambda o: _both(o, carrier.adjust_dump, self._baggage.adjust_dump),
+        )
+        self._dumper.wait_for("pre-dump")
+        carrier.wait_until_ready()
+        self._gate.wait_for(self._restorer.pid, GATE_TIMEOUT)
+        # Before packets are held: one has to wait for it.
+        if in_turn:
+            self._turn.enter_context(turn_of(tree.processes(self._pid)))
+
+    @property
+    def carrier(self) -> Carrier:
+        """The way of the image."""
+        assert self._carrier is not None
+        return self._carrier
+
+    @property
+    def parts(self) -> Sequence[ProcessPassage]:
+        """There is one image."""
+        return (self,)
+
+    @property
+    def copies(self) -> Sequence[int]:
+        """What has been restored."""
+        return (self._copy,) if self._copy else ()
+
+    @property
+    def has_ended(self) -> bool:
+        """Say whether the original was told to end."""
+        return self._has_ended
+
+    def freeze(self, stopped: Callable[[], None] = lambda: None) -> None:
+        """Let the dump worker go on, up to the complete image."""
+        with self._turn:
+            self.stop()
+            stopped()
+            self.dump()
+
+    def stop(self) -> None:
+        """Let the dump worker stop all processes; of their sockets it has not looked at one yet."""
+        self._dumper.answer(True)
+        self._dumper.wait_for("query-ext-files")
+
+    def dump(self) -> None:
+        """Let the dump worker write the image of the stopped processes."""
+        with self.carrier.freezing():
+            self._dumper.answer(True)
+            self._frozen = tree.processes(self._pid)
+            try:
+                self._dumper.wait_for("post-dump", self.carrier.early)
+            except MigrationError:
+                if self._dumper.is_stuck:
+                    self._dumper.kill()
+                if self._dumper.has_ended():
+                    # It may have left sockets in repair mode: nothing must run before `back_out` has seen to them.
+                    self._pin(self._frozen)
+                raise
+        self._is_frozen = self._is_complete = True
+        locks = self.images / LOCKS_IMAGE
+        self._has_locks = locks.exists() and split(locks.read_bytes())[1] != []
+        if not self.carrier.keeps_source:
+            self._pin(self._frozen)  # in post-copy, the carrier does
+        self.carrier.frozen(self._frozen)
+
+    def transfer(self, changed: Mapping[str, bytes]) -> int:
+        """Bring the image to the destination, and what has changed of the working files."""
+        return self.carrier.carry(changed) + self._baggage.final_pass()
+
+    @property
+    def has_locks(self) -> bool:
+        """Say whether the image holds file locks."""
+        return self._has_locks
+
+    def restore(self, begun: Callable[[], None] = lambda: None) -> int:
+        """Open the gate, and stop where everything is built but has not run."""
+        inventory = self.carrier.restoring(self._dumper)
+        self._has_begun = True
+        try:
+            self._gate.open(inventory, self._restorer.has_ended)
+        except OSError as ex:
+            raise self._restorer.failure() from ex
+        begun()
+        self._copy = self._restorer.wait_for("post-restore")
+        self._custody.announced.add(self._copy)
+        self.carrier.built()
+        return self._copy
+
+    def end_source(self) -> None:
+        """End what the dump worker froze.
+
+        The signal alone makes sure that the frozen program does not run one instruction more (it is PID 1 of its
+        namespace, and takes the rest of its tree along), so the copy need not wait for its end.
+        """
+        if self._restorer.has_ended():
+            raise self._restorer.failure()
+        self.carrier.commit(
+            self._dumper,
+            self._frozen,
+            lambda: signal.pidfd_send_signal(self._original, signal.SIGKILL),
+        )
+        self._is_frozen = False
+        self._has_ended = True
+        if self.carrier.keeps_source:
+            return
+        # At once, since one that loses its controller would give the sockets back to the network, and close them. But
+        # what it has to do has time: the copy has not.
+        self._dumper.set_priority(WHEN_IDLE)
+        with contextlib.suppress(CriuFailed):  # it has been killed, too, and is not needed any more
+            self._dumper.answer(True)
+        if self.has_locks:
+            self._let_go_sockets()  # and with them whatever else it may have open: the copy wants the locks
+
+    def resume(self) -> None:
+        """Let the restore worker go on until the copy runs, TCP having left repair mode.
+
+        Nobody waits for either worker's end here, lest they take time from the copy and from what it waits for.
+        """
+        try:
+            self._restorer.answer(True)
+            self._restorer.wait_for("post-resume")
+        except MigrationError:
+            # A worker that was killed on the way may have let the copy go before: then it is the one that runs.
+            self._restorer.kill()
+            time.sleep(SETTLE_TIME)
+            if not self._custody.is_running(self._copy) or is_half_built(self._copy):
+                raise
+            unrepair(tree.processes(self._copy), probe=True)
+        self._has_run = True
+        if self.carrier.keeps_source:
+            self._finish_restore()  # its daemon has to hear of the end
+        elif self._lock == "NFTABLES":
+            self.bury_source()  # nothing else keeps back what its kernel may go on sending
+
+    def _finish_restore(self) -> None:
+        with contextlib.suppress(CriuFailed):
+            self._restorer.answer(True)
+        self._restorer.drain()
+
+    def bury_source(self) -> None:
+        """Return when the original is gone and its sockets are closed.
+
+        CRIU has copies of them while it lives, and their kernel may go on sending what was queued. In post-copy its
+        connections were taken from it, and CRIU holds its remains until the last page.
+        """
+        if self.carrier.keeps_source:
+            return
+        self._let_go_sockets()
+        self._dumper.close()
+        if not self._custody.wait_for_death(self._pid, 5):
+            raise MigrationError(f"process {self._pid} was checkpointed but did not end")
+
+    def _let_go_sockets(self) -> None:
+        """See the dump worker end, whose copies of the dead original's sockets take their ports."""
+        self._dumper.set_priority(URGENT)
+        self._dumper.drain()
+
+    def complete(self) -> None:
+        """Wait for what post-copy still has to bring."""
+        self.carrier.complete(self._copy)
+
+    def account(self) -> dict[str, Any]:
+        """Say how the memory moved."""
+        return self.carrier.report()
+
+    def back_out(self) -> None:
+        """Kill the copy first, then thaw the original."""
+        self.carrier.stand_down()
+        self._destroy_copy()
+        if self.carrier.back_out(self._dumper, tree.processes(self._pid)):
+            self._is_frozen = False
+        if not self._custody.is_running(self._pid):
+            # CRIU holds its sockets still, in repair mode. Killed, it closes them without a word to the peers.
+            self._custody.kill(self._dumper.pid, signal.SIGKILL)
+        elif self._is_frozen:
+            with contextlib.suppress(CriuFailed):
+                self._dumper.answer(False)
+        # Before the freeze, hanging up is enough: CRIU waits at pre-dump and has touched nothing.
+        self._dumper.close()
+        self._is_frozen = False
+        if not self._custody.is_running(self._pid):
+            raise MigrationError(f"process {self._pid} did not outlive the attempt")
+        if self._is_pinned:
+            wake(self._pid)
+            self._see_it_live()
+
+    def _see_it_live(self) -> None:
+        """See that a program survives a CRIU that was killed in the middle of its dump.
+
+        CRIU makes what it dumps execute system calls, with other registers; those of its own may have been lost.
+        """
+        if not self._is_complete:
+            time.sleep(SETTLE_TIME)
+            if not self._custody.is_running(self._pid):
+                raise MigrationError(f"process {self._pid} did not outlive the attempt")
+
+    def _pin(self, pids: Iterable[int]) -> None:
+        pin(pids)
+        self._is_pinned = True
+
+    def _destroy_copy(self) -> None:
+        """End what the restore worker has built, and the worker; at its gate it hears nothing but a signal."""
+        if self._copy and not self._restorer.is_stuck:
+            # Told so, CRIU also takes back the files that it made for deleted ones.
+            with contextlib.suppress(MigrationError):
+                self._restorer.answer(False)
+            self._restorer.drain()
+        self._restorer.kill()
+        copies = [self._copy] if self._copy else self._half_built()
+        end_silently(copies, lambda pid: self._custody.kill(pid, signal.SIGKILL))
+        for pid in copies:
+            self._custody.wait(pid, 5)
+        self._restorer.close()
+
+    def _half_built(self) -> list[int]:
+        """List what a restore worker that was killed has left: children of the keeper of which nobody will tell."""
+        deadline = time.monotonic() + ANNOUNCE_TIMEOUT
+        while (unknown := self._unannounced()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return unknown
+
+    def _unannounced(self) -> list[int]:
+        """List programs at the destination that are being restored, by our worker or for a moment by others."""
+        here = Path(f"/proc/{self._destination.pid}/ns/net").readlink()
+        found = []
+        for pid in self._custody.children("restored") if self._has_begun else []:
+            with contextlib.suppress(OSError):
+                is_young = tree.start_time(pid) >= self._restorer.began
+                is_here = Path(f"/proc/{pid}/ns/net").readlink() == here
+                if is_young and is_here and pid not in self._custody.announced:
+                    found.append(pid)
+        return found
+
+    def revive(self, note: Note) -> int:
+        """Restore the untouched image where it came from, unless the original is still there."""
+        if not self._is_complete and not self._custody.is_running(self._pid):
+            raise MemoryLost(
+                f"process {self._pid} ended when CRIU was killed that had it in its hands, its image not yet complete"
+            )
+        if not self._has_ended and self._custody.is_running(self._pid):
+            self.back_out()
+            return self._pid
+        self._destroy_copy()
+        if self._has_ended and not self.carrier.keeps_source:
+            self._let_go_sockets()
+        if not self._custody.wait_for_death(self._pid, 5):  # it has ports that are needed again
+            raise MigrationError(f"process {self._pid} was killed but did not end")
+        self.carrier.bring_back()
+        pid = revive(self._criu, self._custody, self._app, self._source, self.images, self._folder, note)
+        self._has_run = False  # what counts is here
+        return pid
+
+    def close(self) -> None:
+        """Hang up on the workers, and take away the firewall tables that a locked dump leaves."""
+        self._turn.close()
+        if self._original >= 0:
+            os.close(self._original)
+            self._original = -1
+        if self._has_ended and not self.carrier.keeps_source:
+            self._let_go_sockets()
+        if self._carrier is not None:
+            self._carrier.close()
+        if self._has_ended:
+            self._custody.wait(self._pid, 5)
+        if self._has_run:
+            self._finish_restore()
+        for worker in self._workers:
+            worker.close()
+        self._baggage.close(self._copy if self._has_run else 0)
+        if self._lock == "NFTABLES":
+            for host in (self._source, self._destination):
+                in_netns(host.pid, remove_criu_tables)
+
+
+def _both(options: Any, *adjust: Callable[[Any], None]) -> None:
+    for one in adjust:
+        one(options)
