@@ -8,10 +8,10 @@ when the last migration is over; a note in /run tells whoever cleans up after a 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from ..shared import Shared
 
 CONF = Path("/etc/criu/runc.conf")
 NOTE = Path("/run/p4ferry.criu-runc-conf")
@@ -24,25 +24,10 @@ OPTIONS = (
     "network-lock skip",  # the network holds the packets
 )
 
-_lock = threading.Lock()
-_users = 0
 
-
-@contextmanager
-def in_force() -> Iterator[None]:
+def in_force() -> AbstractContextManager[None]:
     """Have the file say what a migration needs, as long as the block runs."""
-    global _users
-    with _lock:
-        if _users == 0:
-            _write()
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                put_back()
+    return _SHARED.use()
 
 
 def _write() -> None:
@@ -66,3 +51,6 @@ def put_back() -> None:
     else:
         CONF.write_text(before)
     NOTE.unlink()
+
+
+_SHARED = Shared(_write, put_back)

@@ -9,10 +9,10 @@ What it was is noted in a file, so that whoever cleans up after a killed control
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+
+from ..shared import Shared
 
 LIMIT = Path("/proc/sys/fs/pipe-max-size")
 NOTE = Path("/run/p4ferry.pipe-max-size")
@@ -20,31 +20,17 @@ NOTE = Path("/run/p4ferry.pipe-max-size")
 NEEDED = 1024 * 4096
 CAP_SYS_RESOURCE = 24
 
-_lock = threading.Lock()
-_users = 0
 
-
-@contextmanager
-def large_pipes() -> Iterator[None]:
+def large_pipes() -> AbstractContextManager[None]:
     """Let pipes be as large as CRIU wants them, as long as the block runs; raises OSError where nobody may."""
-    global _users
-    if is_unlimited():
-        yield
-        return
-    with _lock:
-        if _users == 0:
-            before = LIMIT.read_text()
-            if int(before) < NEEDED:
-                NOTE.write_text(before)
-                LIMIT.write_text(str(NEEDED))
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                put_back()
+    return nullcontext() if is_unlimited() else _SHARED.use()
+
+
+def _raise() -> None:
+    before = LIMIT.read_text()
+    if int(before) < NEEDED:
+        NOTE.write_text(before)
+        LIMIT.write_text(str(NEEDED))
 
 
 def put_back() -> None:
@@ -61,3 +47,6 @@ def is_unlimited() -> bool:
         if name == "CapEff":
             return bool(int(value, 16) >> CAP_SYS_RESOURCE & 1)
     return False
+
+
+_SHARED = Shared(_raise, put_back)

@@ -255,7 +255,7 @@ def test_the_controller_dies(engine: Engine) -> None:
             assert recovered.verdict.value == verdict, (step, recovered)
             app.host, app.pid, app.engine = recovered.app.host, recovered.app.pid, recovered.app.engine
             migrator._moving.clear()
-            criuconf._users = 0  # the dead one's
+            criuconf._SHARED._users = 0  # the dead one's
             connection.ask()
             check_place(net, engine, app, source if verdict == "undone" else destination)
 
