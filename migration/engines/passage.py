@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,13 +174,16 @@ class EnginePassage:
     def end_source(self) -> None:
         """End the frozen original; its peers do not hear of it.
 
-        A frozen process acts upon the signal when it is thawed, and runs nothing before.
+        A frozen process acts upon the signal when it is thawed, and runs nothing before. So each gets one: the end of
+        the first would reach the others when they run already.
         """
         if not self._copy:  # there is only the image now
             self._see_image_written()
-        silence(tree.processes(self._pid))
+        pids = tree.processes(self._pid)
+        silence(pids)
         self.has_ended = True
-        signal.pidfd_send_signal(self._original, signal.SIGKILL)
+        for pid in pids:
+            kill(pid)
         self._thaw_directly()
 
     def resume(self) -> None:
