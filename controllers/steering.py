@@ -146,6 +146,10 @@ class SwitchSteering:
         """Send on what was held, in order, and stop holding."""
         return self._call(lambda: self._release(move))
 
+    def disown(self, move: Move) -> None:
+        """Drop what the source has sent beyond its image."""
+        self._call(lambda: self._disown(move))
+
     def switch_back(self, move: Move) -> None:
         """Undo prepare and switch_over."""
         self._call(lambda: self._switch_back(move))
@@ -374,6 +378,14 @@ class SwitchSteering:
         with _kept_if_lost(queue, packets):
             await self._out(active.hold, known)
         active.beyond += beyond
+
+    async def _disown(self, move: Move) -> None:
+        active = self._moves.get(move.id)
+        if active is None or not active.held:
+            return
+        await self._balancer.link.barrier()
+        await self._send_on_share(active, move)
+        active.beyond.clear()
 
     async def _switch_back(self, move: Move) -> None:
         active = self._moves.get(move.id)

@@ -125,6 +125,9 @@ class NullSteering:
         self.calls.append("release")
         return HeldStats()
 
+    def disown(self, move: Move) -> None:
+        self.calls.append("disown")
+
     def switch_back(self, move: Move) -> None:
         self.calls.append("switch_back")
 
@@ -180,6 +183,12 @@ class Steering(Protocol):
 
         If the move was switched over, what the source sends beyond its image goes on being kept from the peers, until
         `finish`; else it is sent on.
+        """
+
+    def disown(self, move: Move) -> None:
+        """On the way back, when the original has ended and is about to be restored from its image.
+
+        What it has sent beyond the image is not to reach its peers, for the restored one knows nothing of it.
         """
 
     def switch_back(self, move: Move) -> None:

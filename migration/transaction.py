@@ -401,6 +401,9 @@ class Transaction:
         app, source = self.plan.app, self.plan.source
         try:
             if self.stage > Stage.FROZEN or not self.thaw(self.passage):
+                if self._network_touched:
+                    with contextlib.suppress(SteeringError):  # which undo_network says
+                        self.steering.disown(self.move)
                 app.pid = self.passage.revive(self.note_revived)
                 app.host = source
         except Exception as ex:

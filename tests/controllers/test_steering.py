@@ -392,11 +392,14 @@ def test_refusals(controller: Controller) -> None:
     assert dict(controller.balancer.table) == before
 
 
-@pytest.mark.parametrize("completed", [True, False])
+@pytest.mark.parametrize("ends", ["completed", "thawed", "restored", "restored before the switch-over"])
 def test_what_a_frozen_source_sends_beyond_its_image(
-    controller: Controller, switch: ModelSwitch, completed: bool
+    controller: Controller, switch: ModelSwitch, ends: str
 ) -> None:
-    """The image's share goes to the peer; the rest only if the source lives on, since else the copy sends it again."""
+    """The image's share goes to the peer; the rest only if the original lives on.
+
+    Else who is restored from the image, wherever that is, sends it again.
+    """
     controller.add_backend("echo", OLD)
     send(switch, client(1), _VIP, SYN)
     eventually(lambda: len(controller.connections()) == 1, "pinning")
@@ -411,17 +414,22 @@ def test_what_a_frozen_source_sends_beyond_its_image(
     switch.inject(frame(6, source, client(1), ACK, b"x" * 20))
     assert switch.taken() == []
     eventually(lambda: sum(map(len, controller.balancer.receiver.sent.values())) == 2, "holding what is sent")
-    controller.steering.switch_over(move)
+    if ends == "restored before the switch-over":
+        controller.steering.disown(move)
+    else:
+        controller.steering.switch_over(move)
     eventually(lambda: len(switch.running.out) == 1, "sending on the image's share")
     assert [len(data) for _, data in switch.running.out] == [64]
     assert switch.taken() == [(1, _VIP, client(1))]
-    if completed:
+    if ends == "restored":
+        controller.steering.disown(move)
+    if ends == "completed":
         assert controller.steering.release(move).packets == 2
         controller.steering.finish(move)
         assert switch.taken() == []
     else:
         controller.steering.switch_back(move)
         assert controller.steering.release(move).packets == 2
-        assert switch.taken() == [(1, _VIP, client(1))]
+        assert switch.taken() == ([(1, _VIP, client(1))] if ends == "thawed" else [])
     assert not switch.running.tables["Ingress.hold_source"]
     assert controller.steering._moves == {}

@@ -176,6 +176,13 @@ class Queue:
                     self._judge(packet.id, NF_ACCEPT)
             self._kept = [packet for packet in self._kept if not wanted(packet)]
 
+    def forget(self) -> None:
+        """Drop what is kept, and go on keeping what comes."""
+        with self._lock:
+            for packet in self._kept:
+                self._judge(packet.id, NF_DROP)
+            self._kept.clear()
+
     def release(self, verdict: int = NF_ACCEPT) -> HeldStats:
         """Let everything go, in order, or drop it; keep nothing any more."""
         with self._lock:
@@ -371,6 +378,12 @@ class RouterSteering:
     def _give_up_turn(self) -> None:
         self.owner = ""
         self.turn.release()
+
+    def disown(self, move: Move) -> None:
+        self.calls.append("disown")
+        until = {(c.old, c.peer): c.sent for c in move.connections}
+        self.sent.let_pass(lambda packet: knows(packet, until))
+        self.sent.forget()
 
     def switch_back(self, move: Move) -> None:
         self.calls.append("switch_back")
