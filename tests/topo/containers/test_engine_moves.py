@@ -34,7 +34,6 @@ from tests.topo.containers.conftest import TOOLS, _unmount, containers
 from topo.containers.engine import Engine
 from topo.paths import CHECKOUT, STATE
 from topo.runs import MARKER
-from topo.switches import die_with_parent
 from topo.testbed import LoadBalancerNetwork, Testbed
 from topo.waiting import wait_until
 
@@ -364,7 +363,9 @@ def own_dockerd(folder: Path, **settings: Any) -> Iterator[tuple[str, Callable[[
     address = f"unix://{folder}/s"
     (folder / "daemon.json").write_text(json.dumps(settings))
     # fmt: off
-    command = ["dockerd", "--config-file", folder / "daemon.json", "--host", address, "--pidfile", folder / "pid",
+    # setpriv, and no function of ours between fork and exec: gRPC's threads do not outlive a fork.
+    command = ["setpriv", "--pdeathsig", "KILL",
+               "dockerd", "--config-file", folder / "daemon.json", "--host", address, "--pidfile", folder / "pid",
                "--data-root", folder / "data", "--exec-root", folder / "exec", "--bridge", "none",
                "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
     # fmt: on
@@ -385,7 +386,6 @@ def own_dockerd(folder: Path, **settings: Any) -> Iterator[tuple[str, Callable[[
                 stderr=log,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
             )
         running.append(process)
         ping = ["docker", "--host", address, "version"]
