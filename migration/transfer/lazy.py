@@ -79,18 +79,22 @@ class LazyPages:
         self._received = 0
         self.pages_done_ms: float | None = None
         self._began = 0.0
-        self._daemon = Helper(
-            criu,
-            custody,
-            destination,
-            ["lazy-pages", "-D", str(self._folder), "-W", str(self._folder), "--page-server"],
-            self._folder / LAZY_LOG,
-            f"fetch the pages on {destination.name}",
-            link.far,
-        )
-        self._stack.callback(self._daemon.close)
-        self._relay = self._start_relay(destination, moved)
-        self._stack.callback(self._end_relay)
+        try:
+            self._daemon = Helper(
+                criu,
+                custody,
+                destination,
+                ["lazy-pages", "-D", str(self._folder), "-W", str(self._folder), "--page-server"],
+                self._folder / LAZY_LOG,
+                f"fetch the pages on {destination.name}",
+                link.far,
+            )
+            self._stack.callback(self._daemon.close)
+            self._relay = self._start_relay(destination, moved)
+            self._stack.callback(self._end_relay)
+        except BaseException:
+            self._stack.close()  # else the machine's pipes would stay as large as we wanted them
+            raise
 
     def _start_relay(self, destination: Host, moved: Path) -> int:
         """Start what stands between the restore worker and the daemon."""
