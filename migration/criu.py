@@ -333,6 +333,14 @@ def _is_mounted_anywhere(path: str) -> bool:
     return False
 
 
+def waits_at_gate(pid: int) -> bool:
+    """Say whether a process, if it is still there, stands at a gate."""
+    try:
+        return is_at_gate(pid)
+    except OSError:
+        return False
+
+
 def is_at_gate(pid: int) -> bool:
     """Say whether a worker stands at a gate; raises OSError when it is gone."""
     return "partner" in Path(f"/proc/{pid}/wchan").read_text()  # fifo_open: wait_for_partner()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from . import tree
 from .errors import KeeperLost, LaunchFailed
 from .keeper import MAX_MESSAGE
 
@@ -157,9 +157,7 @@ class Custody:
         except ProcessLookupError:
             return True
         try:
-            poller = select.poll()
-            poller.register(fd, select.POLLIN)
-            return bool(poller.poll(None if timeout is None else timeout * 1000))
+            return tree.wait_for_death(fd, timeout)
         finally:
             os.close(fd)
 

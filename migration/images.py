@@ -45,6 +45,12 @@ class Rewritten:
     after: tuple[InetSocket, ...]
 
 
+def has_locks(images: Path) -> bool:
+    """Say whether the image in a folder holds file locks."""
+    locks = images / LOCKS_IMAGE
+    return locks.exists() and split(locks.read_bytes())[1] != []
+
+
 def split(image: bytes) -> tuple[bytes, list[bytes]]:
     """Cut an image file into its magics and its messages."""
     if len(image) < _HEADER.size:

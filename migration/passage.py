@@ -17,7 +17,7 @@ from .deadline import Deadline
 from .errors import CriuFailed, MemoryLost, MigrationError
 from .firewall import remove_criu_tables
 from .freezer import end_silently, is_half_built, pin, wake
-from .images import INVENTORY_IMAGE, LOCKS_IMAGE, split
+from .images import INVENTORY_IMAGE, has_locks
 from .journal import Note
 from .model import App, Host
 from .namespaces import URGENT, WHEN_IDLE, in_netns
@@ -169,8 +169,7 @@ class ProcessPassage:
                     self._pin(self._frozen)
                 raise
         self._is_frozen = self._is_complete = True
-        locks = self.images / LOCKS_IMAGE
-        self._has_locks = locks.exists() and split(locks.read_bytes())[1] != []
+        self._has_locks = has_locks(self.images)
         if not self.carrier.keeps_source:
             self._pin(self._frozen)  # in post-copy, the carrier does
         self.carrier.frozen(self._frozen)

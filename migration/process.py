@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import baggage, refusals, tree
-from .criu import Criu, is_at_gate
+from .criu import Criu, waits_at_gate
 from .custody import Custody
 from .deadline import Deadline
 from .diag import Diag
@@ -142,7 +142,7 @@ class ProcessRuntime:
         pid = app.pid
         if pid == 0:  # a member of a group that has ended before
             return None
-        if isinstance(app, Member) or _catches(pid, signal.SIGTERM):
+        if isinstance(app, Member) or tree.catches(pid, signal.SIGTERM):
             self.custody.kill(pid, signal.SIGTERM)
             if self.custody.wait(pid, timeout):
                 return self.custody.exit_status(pid)
@@ -221,7 +221,7 @@ class ProcessRuntime:
                 self.custody.wait(pid, POST_COPY_TIMEOUT)
         deadline = time.monotonic() + LEFTOVER_TIMEOUT
         for pid in self.custody.children("worker"):
-            left = 0.0 if _waits_at_gate(pid) else deadline - time.monotonic()
+            left = 0.0 if waits_at_gate(pid) else deadline - time.monotonic()
             if not self.custody.wait(pid, max(0.0, left)):
                 self.custody.kill(pid, signal.SIGKILL)
                 self.custody.wait(pid, 5)
@@ -256,19 +256,3 @@ class ProcessRuntime:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _waits_at_gate(pid: int) -> bool:
-    try:
-        return is_at_gate(pid)
-    except OSError:
-        return False
-
-
-def _catches(pid: int, number: int) -> bool:
-    """Say whether a process has a handler for a signal."""
-    for line in tree.read_or_empty(Path(f"/proc/{pid}/status")).splitlines():
-        key, _, value = line.partition(":")
-        if key == "SigCgt":
-            return bool(int(value, 16) >> (number - 1) & 1)
-    return False

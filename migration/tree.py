@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,29 @@ def inside(pid: int) -> int:
     return int((_status(pid, "NSpid") or "0").split()[-1])
 
 
-def _status(pid: int, key: str) -> str:
+def tracer(pid: int) -> int:
+    """Return who traces a process, 0 if nobody does."""
+    return int(_status(pid, "TracerPid") or 0)
+
+
+def catches(pid: int, number: int) -> bool:
+    """Say whether a process has a handler for a signal."""
+    return bool(int(_status(pid, "SigCgt") or "0", 16) >> (number - 1) & 1)
+
+
+def may(capability: int, pid: int | str = "self") -> bool:
+    """Say whether a process has a capability in effect (a number of <linux/capability.h>)."""
+    return bool(int(_status(pid, "CapEff") or "0", 16) >> capability & 1)
+
+
+def wait_for_death(process: int, timeout: float | None) -> bool:
+    """Wait until a process, given by a pidfd, runs no more (it may be a zombie still); say whether it has in time."""
+    poller = select.poll()
+    poller.register(process, select.POLLIN)
+    return bool(poller.poll(None if timeout is None else timeout * 1000))
+
+
+def _status(pid: int | str, key: str) -> str:
     for line in read_or_empty(PROC / str(pid) / "status").splitlines():
         name, _, value = line.partition(":")
         if name == key:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from typing import Any
 
 from migration import containers, tree
 from migration.errors import MigrationError
-from migration.groups import Member, members
+from migration.groups import members
 from migration.inet import InetSocket
 from migration.model import App, EngineContainer, Host, Volume
 from migration.process import ProcessRuntime
@@ -185,8 +184,7 @@ class Launcher:
 
 def engine_of(app: App) -> EngineContainer | None:
     """Return what makes a program, or the first of several, an engine's container."""
-    first = members(app)[0]
-    return None if isinstance(first, Member) else first.engine
+    return members(app)[0].engine
 
 
 def _network(pid: int) -> str:
@@ -198,16 +196,12 @@ def _network(pid: int) -> str:
 
 def _ask_to_end(pid: int) -> None:
     """Send SIGTERM to a container's first process and wait, if it would notice: others ignore it, as PID 1 may."""
+    if not tree.catches(pid, signal.SIGTERM):
+        return
     with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/status").read_text().splitlines()
-        caught = next(int(line.split()[1], 16) for line in fields if line.startswith("SigCgt:"))
-        if not caught >> (signal.SIGTERM - 1) & 1:
-            return
         fd = os.pidfd_open(pid)
         try:
             signal.pidfd_send_signal(fd, signal.SIGTERM)
-            poller = select.poll()
-            poller.register(fd, select.POLLIN)
-            poller.poll(STOP_TIMEOUT * 1000)
+            tree.wait_for_death(fd, STOP_TIMEOUT)
         finally:
             os.close(fd)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from migration.groups import Member, members
+from migration.groups import members
 from migration.model import App, Host
 from topo.errors import BadApp
 
@@ -34,7 +34,7 @@ class Places:
 
     def for_app(self, app: App, host: str) -> Host:
         """Return a host as a program, or several that move together, see it; raises BadApp for a mixture."""
-        kinds = {not isinstance(one, Member) and one.engine is not None for one in members(app)}
+        kinds = {one.engine is not None for one in members(app)}
         if len(kinds) > 1:
             raise BadApp(f"{app.name}: plain programs and an engine's containers cannot move together")
         return self.hosts[host] if kinds == {True} else self.for_processes(host)

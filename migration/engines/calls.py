@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import threading
 import time
@@ -55,21 +54,6 @@ class Call:
             raise self._error
 
 
-def tracer_of(pid: int) -> int:
-    """Return who traces a process, 0 if nobody does."""
-    for line in tree.read_or_empty(Path(f"/proc/{pid}/status")).splitlines():
-        if line.startswith("TracerPid:"):
-            return int(line.split()[1])
-    return 0
-
-
-def wait_for_death(process: int, timeout: float) -> bool:
-    """Wait until a process (a pidfd) has ended; say whether it has."""
-    poller = select.poll()
-    poller.register(process, select.POLLIN)
-    return bool(poller.poll(timeout * 1000))
-
-
 def kill(pid: int) -> None:
     """Kill a process, if it is there."""
     with contextlib.suppress(ProcessLookupError):
@@ -79,7 +63,7 @@ def kill(pid: int) -> None:
 def see_untraced(pid: int) -> None:
     """Wait until no CRIU has a process in its hands; one that does not let go is ended."""
     deadline = time.monotonic() + END_TIMEOUT
-    while (tracer := tracer_of(pid)) != 0:
+    while (tracer := tree.tracer(pid)) != 0:
         if time.monotonic() > deadline:
             kill(tracer)
             deadline = time.monotonic() + 1.0
@@ -92,7 +76,7 @@ def end_copy(pid: int) -> None:
         process = os.pidfd_open(pid)
         try:
             end_silently([pid], kill)
-            wait_for_death(process, END_TIMEOUT)
+            tree.wait_for_death(process, END_TIMEOUT)
         finally:
             os.close(process)
 
@@ -102,7 +86,7 @@ def take(pid: int, is_over: Callable[[], bool], folder: Path, deadline: Deadline
 
     It is not if the call was over first, or CRIU has failed.
     """
-    while (tracer := tracer_of(pid)) == 0:
+    while (tracer := tree.tracer(pid)) == 0:
         if is_over():
             return False
         deadline.check()
@@ -113,7 +97,7 @@ def take(pid: int, is_over: Callable[[], bool], folder: Path, deadline: Deadline
         return False
     written = _image_folder(tracer)
     try:
-        if written is None or not wait_for_death(criu, deadline.left()):
+        if written is None or not tree.wait_for_death(criu, deadline.left()):
             return False
         source = Path(f"/proc/self/fd/{written}")
         if not (source / INVENTORY_IMAGE).exists():

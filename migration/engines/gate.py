@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import time
@@ -21,8 +20,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import tree
+from ..criu import waits_at_gate
 from ..errors import MigrationError
 from ..images import INVENTORY_IMAGE
+from .calls import kill
 from .cgroup import group_of, processes_of
 from .image import DESCRIPTORS
 
@@ -86,9 +87,7 @@ class Gate:
 
     def wait_for_end(self, timeout: float) -> bool:
         """Wait until CRIU has ended; say whether it has."""
-        poller = select.poll()
-        poller.register(self._process, select.POLLIN)
-        return bool(poller.poll(timeout * 1000))
+        return tree.wait_for_death(self._process, timeout)
 
     def copy(self) -> int:
         """Return the first process of what was restored, which stands still; 0 if there is none."""
@@ -140,7 +139,7 @@ def waiting() -> list[int]:
     """List the processes that wait for the other end of a FIFO."""
     found = []
     for folder in tree.PROC.iterdir():
-        if folder.name.isdigit() and "partner" in tree.read_or_empty(folder / "wchan"):
+        if folder.name.isdigit() and waits_at_gate(int(folder.name)):
             found.append(int(folder.name))
     return found
 
@@ -149,8 +148,7 @@ def end_waiting() -> None:
     """End every CRIU that waits at a gate of ours: the controller that would have opened it was killed."""
     for pid in waiting():
         if _at_gate(pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            kill(pid)
 
 
 def _at_gate(pid: int) -> bool:

@@ -12,13 +12,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from .. import tree
 from ..shared import Shared
 
 LIMIT = Path("/proc/sys/fs/pipe-max-size")
 NOTE = Path("/run/p4ferry.pipe-max-size")
 # CRIU asks for 819 pages, and the kernel rounds up to a power of two.
 NEEDED = 1024 * 4096
-CAP_SYS_RESOURCE = 24
+CAP_SYS_RESOURCE = 24  # <linux/capability.h>
 
 
 def large_pipes() -> AbstractContextManager[None]:
@@ -42,11 +43,7 @@ def put_back() -> None:
 
 def is_unlimited() -> bool:
     """Say whether the limit does not bind us (our CRIU has the capabilities that we have)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "CapEff":
-            return bool(int(value, 16) >> CAP_SYS_RESOURCE & 1)
-    return False
+    return tree.may(CAP_SYS_RESOURCE)
 
 
 _SHARED = Shared(_raise, put_back)
