@@ -15,7 +15,7 @@ from typing import Any
 
 from migration.groups import Member
 from migration.journal import app_from_json, app_to_json
-from migration.model import App, EngineContainer
+from migration.model import App
 from topo.description import PodName
 from topo.errors import BadNetwork, CannotRecover
 from topo.kinds import HostKind
@@ -54,14 +54,12 @@ class RunningApp:
             "backend_port": self.backend_port,
             "group": self.group,
             "inner": self.app.inner if isinstance(self.app, Member) else None,
-            "engine": asdict(self.app.engine) if self.app.engine else None,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], groups: Mapping[str, App]) -> RunningApp:
         """Read what to_json wrote."""
         app = app_from_json(data["app"])
-        app.engine = EngineContainer(**data["engine"]) if data["engine"] else None
         if data["group"] is not None:
             app = Member(app.name, groups[data["group"]], data["inner"], app.log)
         return cls(app, tuple(data["argv"]), data["service"], data["backend_port"])
