@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..cgroups import UNIFIED, groups_of
 from ..errors import MigrationError
 
 TIMEOUT = 5.0
@@ -60,25 +61,13 @@ class Freezer:
 
 def freezer_of(pid: int) -> Freezer:
     """Return the freezer of a process's control group; raises MigrationError."""
-    if (folder := folder_of(pid, "freezer")) is not None:
+    groups = _groups(pid)
+    if (folder := groups.get("freezer")) is not None:
         state = folder / "freezer.state"
         return Freezer(state, state, "FROZEN", "THAWED", "FROZEN")
-    if (folder := folder_of(pid, "")) is not None and (folder / "cgroup.freeze").exists():
+    if (folder := groups.get(UNIFIED)) is not None and (folder / "cgroup.freeze").exists():
         return Freezer(folder / "cgroup.freeze", folder / "cgroup.events", "1", "0", "frozen 1")
     raise MigrationError(f"process {pid} is in no control group that can be frozen")
-
-
-def folder_of(pid: int, controller: str) -> Path | None:
-    """Return the folder of a process's group in the hierarchy of a controller (version 2's is "")."""
-    try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _, names, group = line.split(":", 2)
-        if controller in names.split(","):
-            return _place(group, controller)
-    return None
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -91,19 +80,12 @@ def processes_of(folder: Path) -> list[int]:
 
 def group_of(pid: int) -> Path | None:
     """Return a group that is the container's own, in whichever hierarchy there is."""
-    return folder_of(pid, "freezer") or folder_of(pid, "pids") or folder_of(pid, "")
+    groups = _groups(pid)
+    return groups.get("freezer") or groups.get("pids") or groups.get(UNIFIED)
 
 
-def _place(group: str, controller: str) -> Path | None:
-    """Find where a group is mounted: proc_pid_mountinfo(5)."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        head, _, tail = line.partition(" - ")
-        root, point = head.split()[3:5]
-        kind, _, options = tail.split()[:3]
-        is_it = (
-            kind == "cgroup2" if controller == "" else kind == "cgroup" and controller in options.split(",")
-        )
-        base = root.rstrip("/")
-        if is_it and (group == base or group.startswith(f"{base}/")):
-            return Path(point) / group[len(base) :].lstrip("/")
-    return None
+def _groups(pid: int) -> dict[str, Path]:
+    try:
+        return groups_of(pid)
+    except OSError:  # it has ended
+        return {}

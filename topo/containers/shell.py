@@ -14,7 +14,7 @@ import termios
 from collections.abc import Sequence
 from pathlib import Path
 
-from topo.containers.cgroups import groups_of
+from migration.cgroups import groups_of
 from topo.containers.enter import END, NOT_FOUND, PROMPT
 
 _END_TIMEOUT = 2.0  # seconds

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from migration.cgroups import UNIFIED, groups_of
 from migration.criu import Criu
 from migration.engines import cgroup, criuconf, gate
 from migration.engines.image import (
@@ -165,7 +166,8 @@ def test_engine_and_sandbox_are_in_a_journal() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_a_control_group_is_frozen() -> None:
     """A process in a group of its own stands still, and runs on."""
-    parent = cgroup.folder_of(os.getpid(), "freezer") or cgroup.folder_of(os.getpid(), "")
+    groups = groups_of(os.getpid())
+    parent = groups.get("freezer") or groups.get(UNIFIED)
     assert parent is not None
     group = parent / f"p4ferry-test-{os.getpid()}"
     group.mkdir()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from migration.cgroups import UNIFIED, find_groups, groups_of, parse_mounts
 from topo.containers import cgroups
-from topo.containers.cgroups import UNIFIED, find_groups, groups_of, parse_mounts
 from topo.containers.limits import Limits
 
 V1 = """\
