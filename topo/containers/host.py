@@ -32,7 +32,7 @@ from topo.containers.shell import (
     why_none,
 )
 from topo.containers.spec import HOST_PARAMETERS, parse_spec
-from topo.errors import BadNetwork, ContainerFailed, TestbedError
+from topo.errors import BadNetwork, ContainerFailed
 from topo.hosts import disable_offloads
 
 PREFIX = "mn."  # containernet's: the container of d1 is mn.d1 for the engine's own commands
@@ -273,13 +273,7 @@ class ContainerHost(Host):
         if getattr(self, "shell", None) is not None:
             self.close_shell()
         container, self.container = self.container, ""
-        try:
-            if container:
-                self.engine.remove(container)
-        except TestbedError as ex:
-            error(f"*** {ex}\n")  # the run goes on to own it: the next one cleans up
-        else:
-            self._membership.leave()
+        self._membership.end(self.engine.remove, container)
 
 
 class Docker(ContainerHost):

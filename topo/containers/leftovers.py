@@ -8,7 +8,10 @@ run's containers. A network that is no part of a testbed takes a run of its own 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+from mininet.log import error
 
 from topo import paths
 from topo.containers.engine import Engine, connect
@@ -38,6 +41,19 @@ class Membership:
         folder = paths.RUNS / self.run / ENGINES
         folder.mkdir(parents=True, exist_ok=True)
         (folder / engine.name).write_text(engine.address)
+
+    def end(self, remove: Callable[[str], None], id: str) -> None:
+        """Remove a container or a pod, if it was made, and give the share back.
+
+        If the engine cannot remove it the share is kept: the run goes on to own it, and the next one cleans up.
+        """
+        try:
+            if id:
+                remove(id)
+        except TestbedError as ex:
+            error(f"*** {ex}\n")
+        else:
+            self.leave()
 
     def leave(self) -> None:
         """Give the share back; once."""

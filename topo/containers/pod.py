@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mininet.log import error
-
 from topo.containers import engine as engines
 from topo.containers.engine import ENGINES, Engine, Member
 from topo.containers.host import PREFIX
@@ -31,7 +29,7 @@ from topo.containers.published import PublishedPorts
 from topo.containers.shell import entering
 from topo.containers.spec import HOST_PARAMETERS, ContainerSpec
 from topo.description import PodName
-from topo.errors import BadNetwork, ContainerFailed, TestbedError
+from topo.errors import BadNetwork, ContainerFailed
 from topo.hosts import ProcessHost
 
 
@@ -171,10 +169,4 @@ class Pod(ProcessHost):
             self._published.close()
             self._published = None
         pod, self.pod = self.pod, ""
-        try:
-            if pod:
-                self.engine.remove_pod(pod)
-        except TestbedError as ex:
-            error(f"*** {ex}\n")  # the run goes on to own it: the next one cleans up
-        else:
-            self._membership.leave()
+        self._membership.end(self.engine.remove_pod, pod)
