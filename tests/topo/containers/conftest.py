@@ -12,15 +12,16 @@ import os
 import signal
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from topo.containers.engine import RUN_LABEL, Engine, connect
 from topo.paths import CHECKOUT, STATE
 from topo.runs import MARKER
-from topo.switches import die_with_parent
 from topo.waiting import wait_until
 
 TOOLS = "p4ferry-test/tools"  # a shell and busybox's applets, no bash
@@ -76,40 +77,61 @@ def _archive(path: Path, program: Path, at: str, links: list[str]) -> None:
             archive.addfile(entry)
 
 
-@pytest.fixture(scope="session")
-def dockerd(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run a Docker daemon of our own; yields its address."""
-    folder = tmp_path_factory.mktemp("dockerd")
-    (folder / "daemon.json").write_text(json.dumps({"experimental": True}))
-    address = f"unix://{folder}/docker.sock"
+@contextmanager
+def own_dockerd(folder: Path, **settings: Any) -> Iterator[tuple[str, Callable[[], subprocess.Popen[bytes]]]]:
+    """Run a Docker daemon of our own, which a test may kill: give its address, and what starts it (again)."""
+    address = f"unix://{folder}/s"
+    (folder / "daemon.json").write_text(json.dumps(settings))
     # fmt: off
-    command = ["dockerd", "--config-file", folder / "daemon.json", "--host", address,
-               "--pidfile", folder / "docker.pid", "--data-root", folder / "data", "--exec-root", folder / "exec",
+    # setpriv, and no function of ours between fork and exec: gRPC's threads do not outlive a fork.
+    command = ["setpriv", "--pdeathsig", "TERM",
+               "dockerd", "--config-file", folder / "daemon.json", "--host", address, "--pidfile", folder / "pid",
+               "--data-root", folder / "data", "--exec-root", folder / "exec",
                "--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
     # fmt: on
     environment = {key: value for key, value in os.environ.items() if key != MARKER}
     environment["PATH"] = f"{STATE / 'bin'}:{environment['PATH']}"  # the CRIU that works here
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-    try:
-        socket = folder / "docker.sock"
-        assert wait_until(lambda: socket.exists() or process.poll() is not None, _START_TIMEOUT, 0.05)
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        # Its containerd does not outlive it, and is waited for if there is a note of it.
+        for note in (folder / "pid", folder / "exec/containerd/containerd.pid"):
+            if note.exists():
+                with suppress(ProcessLookupError):
+                    os.kill(int(note.read_text()), signal.SIGKILL)
+                note.unlink(missing_ok=True)
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        running.append(process)
+        ping = ["docker", "--host", address, "version"]
+
+        def answers() -> bool:
+            done = subprocess.run(ping, capture_output=True)
+            return done.returncode == 0 or process.poll() is not None
+
+        assert wait_until(answers, _START_TIMEOUT, 0.1)
         assert process.poll() is None, (folder / "log").read_text()[-2000:]
-        yield address
+        return process
+
+    try:
+        start()
+        yield address, start
     finally:
-        process.send_signal(signal.SIGTERM)
+        running[-1].send_signal(signal.SIGTERM)
         try:
-            process.wait(_STOP_TIMEOUT)
+            running[-1].wait(_STOP_TIMEOUT)
         finally:
-            process.kill()
+            running[-1].kill()
             _unmount(folder)
+
+
+@pytest.fixture(scope="session")
+def dockerd(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a Docker daemon of our own; yields its address."""
+    with own_dockerd(tmp_path_factory.mktemp("dockerd"), experimental=True) as (address, _):
+        yield address
 
 
 def _unmount(folder: Path) -> None:

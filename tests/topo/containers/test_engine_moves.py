@@ -6,8 +6,6 @@ the client is one socket of this process in h1's network, which must never notic
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import socket
@@ -18,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,9 +27,9 @@ from migration.migrator import Migrator
 from migration.model import App
 from migration.namespaces import in_netns
 from migration.tree import is_running
-from tests.topo.containers.conftest import TOOLS, _unmount, containers
+from tests.topo.containers.conftest import TOOLS, containers, own_dockerd
 from topo.containers.engine import Engine
-from topo.paths import CHECKOUT, STATE
+from topo.paths import CHECKOUT
 from topo.runs import MARKER
 from topo.testbed import LoadBalancerNetwork, Testbed
 from topo.waiting import wait_until
@@ -355,53 +352,6 @@ def test_refusals(engine: Engine, tmp_path: Path) -> None:
         )
         connection.ask()
         check_place(net, engine, app, "h2")
-
-
-@contextmanager
-def own_dockerd(folder: Path, **settings: Any) -> Iterator[tuple[str, Callable[[], subprocess.Popen[bytes]]]]:
-    """Give a Docker daemon that a test may kill: its address, and what starts it (again)."""
-    address = f"unix://{folder}/s"
-    (folder / "daemon.json").write_text(json.dumps(settings))
-    # fmt: off
-    # setpriv, and no function of ours between fork and exec: gRPC's threads do not outlive a fork.
-    command = ["setpriv", "--pdeathsig", "KILL",
-               "dockerd", "--config-file", folder / "daemon.json", "--host", address, "--pidfile", folder / "pid",
-               "--data-root", folder / "data", "--exec-root", folder / "exec", "--bridge", "none",
-               "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
-    # fmt: on
-    environment = {**os.environ, "PATH": f"{STATE / 'bin'}:{os.environ['PATH']}"}
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start() -> subprocess.Popen[bytes]:
-        # Its containerd does not outlive it, and is waited for if there is a note of it.
-        for note in (folder / "pid", folder / "exec/containerd/containerd.pid"):
-            if note.exists():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(note.read_text()), signal.SIGKILL)
-                note.unlink(missing_ok=True)
-        with (folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
-        running.append(process)
-        ping = ["docker", "--host", address, "version"]
-        assert wait_until(lambda: subprocess.run(ping, capture_output=True).returncode == 0, 30.0, 0.1)
-        return process
-
-    try:
-        start()
-        yield address, start
-    finally:
-        running[-1].send_signal(signal.SIGTERM)
-        try:
-            running[-1].wait(20)
-        finally:
-            running[-1].kill()
-            _unmount(folder)
 
 
 def test_a_docker_that_cannot(installed: None, tmp_path: Path) -> None:
