@@ -23,7 +23,7 @@ from .. import tree
 from ..errors import MigrationError
 from ..model import Host
 from . import cgroup
-from .driver import CHECKPOINT, TWIN, Contained, EngineFailed, EngineSilent
+from .driver import CHECKPOINT, Contained, Debts, EngineFailed, EngineSilent
 
 ADDRESS = "unix:///var/run/docker.sock"
 SHIM_TIMEOUT = 1.0  # in which a removed container's ends by itself
@@ -41,7 +41,7 @@ class DockerDriver:
         self.address = address or os.environ.get("DOCKER_HOST", ADDRESS)
         self._client: Any = None
         self._root: Path | None = None
-        self._owed: set[str] = set()
+        self.debts = Debts()
 
     def _api(self) -> Any:
         if self._client is None:
@@ -112,9 +112,7 @@ class DockerDriver:
         return None
 
     def settle(self, found: Contained) -> Contained:
-        for twin in sorted(self._owed):
-            self.remove(twin)
-            self._owed.discard(twin)
+        self.debts.pay(self._remove_late)
         freezer = cgroup.freezer_of(found.pid)
         if found.status == "paused" and not freezer.is_frozen():
             # It was thawed while nobody answered. Docker lets run on only what stands still.
@@ -122,9 +120,6 @@ class DockerDriver:
             self.thaw(found)
             return self.find(found.id) or found
         return found
-
-    def owe(self, twin: str) -> None:
-        self._owed.add(twin)
 
     def refusal(self, found: Contained) -> str | None:
         config, host = found.raw["Config"], found.raw["HostConfig"]
@@ -209,23 +204,19 @@ class DockerDriver:
             # Without its anonymous volumes if they are the twin's: Docker keeps what is in use.
             self._ask("remove_container", container, force=True, v=True)
         except NotFound:
-            pass
+            return
         except EngineFailed as ex:
             if "already in progress" not in str(ex):
                 raise
-        end_shims(container)
 
-    def twins(self) -> list[Contained]:
-        """List the twins that have not taken their originals' places."""
-        listed = self._ask("containers", all=True, filters={"name": TWIN})
-        return [found for one in listed if (found := self.find(one["Id"]))]
+    def _remove_late(self, container: str) -> None:
+        """Remove one that a Docker which was killed in between has begun: it knows nothing of its shim."""
+        self.remove(container)
+        end_shims(container)
 
 
 def end_shims(container: str) -> None:
-    """End what containerd has left to watch over a container that is removed.
-
-    It ends by itself. But a Docker that was killed while it began a container knows nothing of its shim afterwards.
-    """
+    """End what containerd has left to watch over a container that is removed, if it does not end by itself."""
     deadline = time.monotonic() + SHIM_TIMEOUT
     while (shims := _shims(container)) and time.monotonic() < deadline:
         time.sleep(0.01)

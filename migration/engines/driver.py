@@ -7,6 +7,7 @@ knows them, and the name that they are to have.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,10 +54,29 @@ class Contained:
         return self.name.removesuffix(TWIN)
 
 
+class Debts:
+    """Twins that could not be removed, because their engine did not answer."""
+
+    def __init__(self) -> None:
+        self._owed: set[str] = set()
+
+    def owe(self, twin: str) -> None:
+        """Note one."""
+        self._owed.add(twin)
+
+    def pay(self, remove: Callable[[str], None]) -> None:
+        """Remove them, each once."""
+        for twin in sorted(self._owed):
+            remove(twin)
+            self._owed.discard(twin)
+
+
 class Driver(Protocol):
     """A container engine."""
 
     name: str
+    debts: Debts
+    """What `settle` makes up for."""
 
     def check(self) -> str | None:
         """Say why it cannot checkpoint anything, or None; raises EngineSilent."""
@@ -69,9 +89,6 @@ class Driver(Protocol):
 
     def settle(self, found: Contained) -> Contained:
         """Do what an engine that did not answer was spared: return the container as the engine knows it now."""
-
-    def owe(self, twin: str) -> None:
-        """Note a twin that could not be removed, for `settle`."""
 
     def refusal(self, found: Contained) -> str | None:
         """Say what this engine cannot take along of a container, or None."""

@@ -25,12 +25,12 @@ from .. import tree
 from ..deadline import Deadline
 from ..errors import MemoryLost, MigrationError
 from ..freezer import end_silently
-from ..images import INVENTORY_IMAGE, LOCKS_IMAGE, split
+from ..images import INVENTORY_IMAGE, has_locks
 from ..journal import Note
 from ..model import App, Host
 from ..repair import silence, unrepair
 from . import criuconf
-from .calls import END_TIMEOUT, Call, kill, see_untraced, take, wait_for_death
+from .calls import END_TIMEOUT, Call, kill, see_untraced, take
 from .cgroup import freezer_of
 from .driver import TWIN, Contained, Driver, EngineSilent
 from .gate import Gate, streams_of
@@ -140,8 +140,7 @@ class EnginePassage:
     @property
     def has_locks(self) -> bool:
         """Say whether the image holds file locks."""
-        locks = self.images / LOCKS_IMAGE
-        return locks.exists() and split(locks.read_bytes())[1] != []
+        return has_locks(self.images)
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Put the image behind the gate, and copy what has changed of the files."""
@@ -195,7 +194,7 @@ class EnginePassage:
         self._has_run = True
         if self._twin is not None and self._app.engine is not None:
             self._app.engine.id = self._twin.id
-        if not wait_for_death(self._original, END_TIMEOUT):
+        if not tree.wait_for_death(self._original, END_TIMEOUT):
             raise MigrationError(f"process {self._pid} was checkpointed but did not end")
 
     def complete(self) -> None:
@@ -230,7 +229,7 @@ class EnginePassage:
         self._see_image_written()
         if not self._is_complete:
             raise MemoryLost(f"process {self._pid} ended before its image was complete")
-        if not wait_for_death(self._original, END_TIMEOUT):
+        if not tree.wait_for_death(self._original, END_TIMEOUT):
             raise MigrationError(f"process {self._pid} was killed but did not end")
         assert self._app.engine is not None
         self._app.engine.id = self._found.id
@@ -279,7 +278,7 @@ class EnginePassage:
             try:
                 self._driver.remove(twin.id)
             except EngineSilent:
-                self._driver.owe(twin.id)
+                self._driver.debts.owe(twin.id)
                 raise
             unmount_left(twin)
         if hasattr(self, "_found"):

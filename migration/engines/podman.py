@@ -18,7 +18,7 @@ from typing import Any
 
 from ..model import Host
 from . import cgroup
-from .driver import Contained, EngineFailed, EngineSilent
+from .driver import Contained, Debts, EngineFailed, EngineSilent
 
 TIMEOUT = 60  # seconds for a command that does not wait for a migration
 _RENAMED = {"--name": "--name", "--pod": "--pod", "--network": "--network", "--net": "--network"}
@@ -32,10 +32,8 @@ class PodmanDriver:
     name = "podman"
 
     def __init__(self, tools: Path | None = None) -> None:
-        binary = shutil.which("podman") or "podman"
-        manager = "systemd" if Path("/run/systemd/system").is_dir() else "cgroupfs"
-        self._command = [binary, "--runtime", "runc", "--cgroup-manager", manager]
-        self._owed: set[str] = set()
+        self._command = base_command(shutil.which("podman") or "podman")
+        self.debts = Debts()
         path = os.environ.get("PATH", os.defpath)
         self._env = {**os.environ, "PATH": f"{tools}:{path}" if tools else path}
 
@@ -92,13 +90,8 @@ class PodmanDriver:
         return None
 
     def settle(self, found: Contained) -> Contained:
-        for twin in sorted(self._owed):
-            self.remove(twin)
-            self._owed.discard(twin)
+        self.debts.pay(self.remove)
         return found
-
-    def owe(self, twin: str) -> None:
-        self._owed.add(twin)
 
     def refusal(self, found: Contained) -> str | None:
         config, host = found.raw["Config"], found.raw["HostConfig"]
@@ -211,6 +204,18 @@ class PodmanDriver:
         except EngineFailed as ex:
             if "no such container" not in str(ex) and "no container with" not in str(ex):
                 raise
+
+
+def base_command(binary: str) -> list[str]:
+    """Return Podman's command with what holds for all that it is asked.
+
+    runc where it is installed: crun, its first choice, refuses machines with both versions of control groups ("cgroups
+    in hybrid mode not supported"). And Podman's guess of who manages the groups is wrong in containers and on small
+    systems.
+    """
+    manager = "systemd" if Path("/run/systemd/system").is_dir() else "cgroupfs"
+    runtime = ["--runtime", "runc"] if shutil.which("runc") else []
+    return [binary, *runtime, "--cgroup-manager", manager]
 
 
 def as_create(made: Sequence[str], command: Sequence[str], own: Mapping[str, str]) -> list[str]:

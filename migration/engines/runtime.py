@@ -16,7 +16,6 @@ from typing import Any
 from .. import refusals, tree
 from ..criu import Criu
 from ..deadline import Deadline
-from ..diag import Diag
 from ..errors import CriuMissing, MigrationError, Refused
 from ..firewall import remove_criu_tables
 from ..freezer import unpin
@@ -113,21 +112,11 @@ class EngineRuntime:
         assert app.engine is not None
         while not folder.exists():
             folder = folder.parent
-        needed = TIMES[app.engine.engine] * self.image_estimate(app) + SLACK
+        needed = TIMES[app.engine.engine] * self._processes.image_estimate(app) + SLACK
         free = shutil.disk_usage(folder).free
         if needed <= free:
             return None
         return f"no room for its image: it may take {needed >> 20} MiB, {folder} has {free >> 20} MiB free"
-
-    def sockets(self, app: App) -> list[InetSocket]:
-        """List the sockets of a container's processes."""
-        inodes = tree.socket_inodes(tree.open_files(tree.processes(app.pid)))
-        with Diag(app.host.pid) as diag:
-            return [socket for socket in diag.inet() if socket.inode in inodes]
-
-    def image_estimate(self, app: App) -> int:
-        """Bound the size of the checkpoint by the resident memory."""
-        return tree.resident_bytes(tree.processes(app.pid))
 
     def choose(self, app: App, destination: Host, wish: Wish) -> Choice:
         """Refuse what engines' own commands cannot do: they stop a container, and write to the machine's disk."""

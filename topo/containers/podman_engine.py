@@ -1,9 +1,4 @@
-"""Podman, through its own command: it has no daemon that would have to run.
-
-`--runtime runc` where it is installed: crun, Podman's first choice, refuses machines with both versions of control
-groups ("cgroups in hybrid mode not supported"). `--cgroup-manager` follows from whether systemd runs the machine:
-Podman's guess is wrong in containers and on small systems.
-"""
+"""Podman, through its own command: it has no daemon that would have to run."""
 
 from __future__ import annotations
 
@@ -15,9 +10,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from migration import tree
+from migration.engines.podman import base_command
+from migration.transfer.pipelimit import CAP_SYS_RESOURCE
 from topo.containers.cgroups import lift_cpu_quota
 from topo.containers.engine import RUN_LABEL, SETUP, UNCONFINED, Member, NoSuchCommand, ulimits
 from topo.containers.limits import Limits
@@ -25,7 +22,6 @@ from topo.containers.spec import ContainerSpec
 from topo.errors import ContainerFailed, MissingTool
 
 _TIMEOUT = 60  # seconds for any command
-_CAP_SYS_RESOURCE = 24  # <linux/capability.h>
 _COMMAND_NOT_FOUND = 127  # podman-run(1): the contained command cannot be found
 _LOGS = ("--log-driver", "k8s-file")  # a file, whether or not there is a journal
 _OPTIONS = {
@@ -49,9 +45,7 @@ class PodmanEngine:
         binary = shutil.which("podman")
         if binary is None:
             raise MissingTool(f"Podman is not installed; {SETUP}")
-        manager = "systemd" if Path("/run/systemd/system").is_dir() else "cgroupfs"
-        runtime = ["--runtime", "runc"] if shutil.which("runc") else []
-        self._command = [binary, *runtime, "--cgroup-manager", manager]
+        self._command = base_command(binary)
 
     def describe(self) -> str:
         done = self._call("info", "--format", "json")
@@ -253,9 +247,7 @@ def sandbox_environment() -> Iterator[Mapping[str, str] | None]:
 
 def may_raise_limits() -> bool:
     """Say whether this process has CAP_SYS_RESOURCE."""
-    status = Path("/proc/self/status").read_text()
-    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
-    return bool(int(mask, 16) >> _CAP_SYS_RESOURCE & 1)
+    return tree.may(CAP_SYS_RESOURCE)
 
 
 def _limits(limits: Limits) -> list[str]:
