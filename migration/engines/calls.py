@@ -81,10 +81,11 @@ def end_copy(pid: int) -> None:
             os.close(process)
 
 
-def take(pid: int, is_over: Callable[[], bool], folder: Path, deadline: Deadline) -> bool:
+def take(pid: int, is_over: Callable[[], bool], folder: Path, mark: str, deadline: Deadline) -> bool:
     """Wait until the CRIU that dumps a process has ended, and link its image into a folder; say whether it is there.
 
-    It is not if the call was over first, or CRIU has failed.
+    It is not if the call was over first, or CRIU has failed. The folder that CRIU writes to gets a file called `mark`:
+    an engine that is killed leaves it, with the program's memory in it.
     """
     while (tracer := tree.tracer(pid)) == 0:
         if is_over():
@@ -97,7 +98,10 @@ def take(pid: int, is_over: Callable[[], bool], folder: Path, deadline: Deadline
         return False
     written = _image_folder(tracer)
     try:
-        if written is None or not tree.wait_for_death(criu, deadline.left()):
+        if written is None:
+            return False
+        os.close(os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=written))
+        if not tree.wait_for_death(criu, deadline.left()):
             return False
         source = Path(f"/proc/self/fd/{written}")
         if not (source / INVENTORY_IMAGE).exists():

@@ -28,6 +28,7 @@ from .cgroup import group_of, processes_of
 from .image import DESCRIPTORS
 
 MARKER = "p4ferry-"
+ANY = f"{MARKER}*"
 PATIENCE = 30.0  # seconds until the engine has come to the image
 SETTLE_TIMEOUT = 2.0
 _POLL = 0.002
@@ -46,14 +47,14 @@ class Gate:
 
     def __init__(self, folder: Path, identity: str, streams: Sequence[str]) -> None:
         """Make the folder."""
-        self._marker = MARKER + identity
+        self.mark = MARKER + identity
         self.pid = 0
         self._process = self._folder = -1
         self._group: Path | None = None
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (
-            folder / self._marker
+            folder / self.mark
         ).touch()  # also makes its content unlike any other: Docker refuses to store one twice
         (folder / DESCRIPTORS).write_text(json.dumps(list(streams)))
         os.mkfifo(folder / INVENTORY_IMAGE, 0o600)
@@ -63,7 +64,7 @@ class Gate:
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline and not is_over():
             for pid in waiting():
-                if (folder := _folder_with(pid, self._marker)) is not None:
+                if (folder := _folder_with(pid, self.mark)) is not None:
                     self._folder = folder
                     self._process = os.pidfd_open(pid)
                     self.pid, self._group = pid, group_of(pid)
@@ -112,21 +113,29 @@ class Gate:
                 signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
     def close(self) -> None:
-        """Forget the process, and remove the folder that Docker has made."""
+        """Forget the process, and remove the folders that containerd has made."""
+        remove_copies(self.mark)
+        remove_dumps(self.mark)
         if self._folder >= 0:
-            path = Path(os.readlink(f"/proc/self/fd/{self._folder}"))  # noqa: PTH115
-            if path.name.startswith("ctrd-checkpoint"):
-                shutil.rmtree(path, ignore_errors=True)
             os.close(self._folder)
         if self._process >= 0:
             os.close(self._process)
         self._folder = self._process = -1
 
 
-def remove_copies(marker: str = MARKER) -> None:
-    """Remove the folders that containerd has made of ours, and leaves in its temporary directory."""
-    for folder in Path("/tmp").glob("ctrd-checkpoint*"):
-        if any(folder.glob(f"{marker}*")):
+def remove_copies(mark: str = ANY) -> None:
+    """Remove the folders that containerd has made of ours, for restores, and leaves in its temporary directory."""
+    _remove_marked("ctrd-checkpoint*", mark)
+
+
+def remove_dumps(mark: str = ANY) -> None:
+    """Remove the folders of dumps in whose middle containerd was killed: it removes only what it has packed."""
+    _remove_marked("ctd-checkpoint*", mark)
+
+
+def _remove_marked(folders: str, mark: str) -> None:
+    for folder in Path("/tmp").glob(folders):
+        if any(folder.glob(mark)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -123,8 +123,8 @@ class EnginePassage:
     def dump(self) -> None:
         """Let the engine write the image."""
         self._dumping = call = Call(lambda: self._driver.checkpoint(self._found))
-        folder = self._at_gate.place
-        if not take(self._pid, call.is_over, folder, self._deadline):
+        folder, mark = self._at_gate.place, self._at_gate.mark
+        if not take(self._pid, call.is_over, folder, mark, self._deadline):
             call.wait(self._deadline.left())
             if not (self.images / INVENTORY_IMAGE).exists():
                 raise MigrationError(f"{self._driver.name} has written no image of {self._app.name}")

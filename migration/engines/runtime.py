@@ -156,6 +156,7 @@ class EngineRuntime:
         """Remove the container that a program is not any more, and let the one that it is have its name."""
         assert app.engine is not None
         driver = self.driver(app)
+        gate.remove_dumps()  # whoever could have been restored from one has been
         before = driver.find(app.engine.id)
         here = driver.find_process(app.pid)
         if here is None:  # it has ended: whatever there is of it is the original

@@ -366,6 +366,7 @@ def test_dockerd_is_killed(
     installed: None, images: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of the restore: the container runs on where it was, and when Docker is back nothing is left."""
+    temporary = list(Path("/tmp").glob("ct*d-checkpoint*"))
     with own_dockerd(tmp_path, experimental=True, **{"live-restore": True}) as (address, start):
         monkeypatch.setenv("DOCKER_HOST", address)
         subprocess.run(["docker", "import", images[TOOLS], TOOLS], check=True, capture_output=True)
@@ -395,5 +396,6 @@ def test_dockerd_is_killed(
             connection.close()
             names = {host: [m.name for m in net.host(host).containers()] for host in ("h2", "h3")}
             assert names == {host: ["mn.echo"] if host == app.host.name else [] for host in names}
+        assert list(Path("/tmp").glob("ct*d-checkpoint*")) == temporary
         shims = ["pgrep", "--full", f"containerd-shim.*{tmp_path}"]
         assert wait_until(lambda: subprocess.run(shims, capture_output=True).stdout == b"", 5.0, 0.1)
