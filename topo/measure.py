@@ -130,11 +130,7 @@ class MeasuringClient:
         self._before = self._status()
 
     def _status(self) -> dict[str, Any]:
-        try:
-            status: dict[str, Any] = json.loads(self._status_file.read_text())
-        except (OSError, ValueError):  # not there yet
-            return {}
-        return status
+        return read_status(self._status_file)
 
     def _last_words(self) -> str:
         lines = self._errors.read_text(errors="replace").strip().splitlines()
@@ -155,6 +151,15 @@ def _start(command: list[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
         stderr=errors,
         start_new_session=True,
     )
+
+
+def read_status(file: Path) -> dict[str, Any]:
+    """Return what a measuring program has last said of itself, {} if it has not yet."""
+    try:
+        status: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return status
 
 
 def client_figures(now: dict[str, Any], before: dict[str, Any], gap_ms: float | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ no other connections than at first, no answer is missing.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from topo import paths
 from topo.clocks import clocks_apart
 from topo.demo import say
 from topo.errors import TestbedError
-from topo.measure import SETTLE, client_figures
+from topo.measure import SETTLE, client_figures, read_status
 from topo.testbed import Testbed
 from topo.waiting import wait_until
 
@@ -59,11 +58,7 @@ class Client:
 
     def status(self) -> dict[str, Any]:
         """Return what it has last said."""
-        try:
-            status: dict[str, Any] = json.loads(self._file.read_text())
-        except (OSError, ValueError):  # not there yet
-            return {}
-        return status
+        return read_status(self._file)
 
     def measure(self, started: float, ended: float) -> dict[str, Any]:
         """Return what it noticed between two times (CLOCK_MONOTONIC)."""

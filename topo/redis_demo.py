@@ -13,7 +13,6 @@ when the backend moves.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from topo import paths
 from topo.clocks import clocks_apart
 from topo.demo import say
 from topo.errors import TestbedError
-from topo.measure import SETTLE, client_figures
+from topo.measure import SETTLE, client_figures, read_status
 from topo.testbed import Testbed
 from topo.waiting import wait_until
 
@@ -75,11 +74,7 @@ class Programs:
 
     def status(self, name: str) -> dict[str, Any]:
         """Return what a program has last said of itself."""
-        try:
-            status: dict[str, Any] = json.loads(self._status[name].read_text())
-        except (OSError, ValueError):  # not there yet
-            return {}
-        return status
+        return read_status(self._status[name])
 
     def mark(self) -> None:
         """Let the figures of the next migrations begin here."""
