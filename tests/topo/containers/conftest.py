@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -77,6 +78,32 @@ def _archive(path: Path, program: Path, at: str, links: list[str]) -> None:
             archive.addfile(entry)
 
 
+def outside_of_runs() -> dict[str, str]:
+    """Return the environment of a process that belongs to no run of ours."""
+    return {key: value for key, value in os.environ.items() if key != MARKER}
+
+
+def apart(code: str) -> subprocess.Popen[str]:
+    """Run Python code in a process, and a session, of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        env=outside_of_runs(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_when_ready(process: subprocess.Popen[str]) -> None:
+    """Kill a process that is apart when it says READY."""
+    assert process.stdout is not None and process.stdout.readline() == "READY\n"
+    process.kill()
+    process.communicate()
+
+
 @contextmanager
 def own_dockerd(folder: Path, **settings: Any) -> Iterator[tuple[str, Callable[[], subprocess.Popen[bytes]]]]:
     """Run a Docker daemon of our own, which a test may kill: give its address, and what starts it (again)."""
@@ -89,7 +116,7 @@ def own_dockerd(folder: Path, **settings: Any) -> Iterator[tuple[str, Callable[[
                "--data-root", folder / "data", "--exec-root", folder / "exec",
                "--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
     # fmt: on
-    environment = {key: value for key, value in os.environ.items() if key != MARKER}
+    environment = outside_of_runs()
     environment["PATH"] = f"{STATE / 'bin'}:{environment['PATH']}"  # the CRIU that works here
     running: list[subprocess.Popen[bytes]] = []
 

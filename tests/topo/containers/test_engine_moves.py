@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,10 +26,8 @@ from migration.migrator import Migrator
 from migration.model import App
 from migration.namespaces import in_netns
 from migration.tree import is_running
-from tests.topo.containers.conftest import TOOLS, containers, own_dockerd
+from tests.topo.containers.conftest import TOOLS, apart, containers, own_dockerd
 from topo.containers.engine import Engine
-from topo.paths import CHECKOUT
-from topo.runs import MARKER
 from topo.testbed import LoadBalancerNetwork, Testbed
 from topo.waiting import wait_until
 
@@ -268,16 +265,8 @@ def test_kill_9_in_the_middle(engine: Engine) -> None:
         "    print(net.hosts['h1'].pid, flush=True); sys.stdin.readline()\n"
         "    net.migrate('echo', 'h3')"
     )
-    environment = {key: value for key, value in os.environ.items() if key != MARKER}
     before = temporary()
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=CHECKOUT,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with apart(code) as process:
         assert process.stdout is not None
         connection = Connection(int(process.stdout.readline()))
         connection.ask()
@@ -366,7 +355,7 @@ def test_dockerd_is_killed(
     installed: None, images: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of the restore: the container runs on where it was, and when Docker is back nothing is left."""
-    temporary = list(Path("/tmp").glob("ct*d-checkpoint*"))
+    before = temporary()
     with own_dockerd(tmp_path, experimental=True, **{"live-restore": True}) as (address, start):
         monkeypatch.setenv("DOCKER_HOST", address)
         subprocess.run(["docker", "import", images[TOOLS], TOOLS], check=True, capture_output=True)
@@ -396,6 +385,6 @@ def test_dockerd_is_killed(
             connection.close()
             names = {host: [m.name for m in net.host(host).containers()] for host in ("h2", "h3")}
             assert names == {host: ["mn.echo"] if host == app.host.name else [] for host in names}
-        assert list(Path("/tmp").glob("ct*d-checkpoint*")) == temporary
+        assert temporary() == before
         shims = ["pgrep", "--full", f"containerd-shim.*{tmp_path}"]
         assert wait_until(lambda: subprocess.run(shims, capture_output=True).stdout == b"", 5.0, 0.1)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from migration.namespaces import in_netns
-from tests.topo.containers.conftest import TOOLS, containers
+from tests.topo.containers.conftest import TOOLS, apart, containers, kill_when_ready
 from topo import management, paths
 from topo.containers.engine import Engine
 from topo.errors import BadApp
 from topo.measure import TCP_ECHO
-from topo.runs import MARKER, clean_up
+from topo.runs import clean_up
 from topo.testbed import LoadBalancerNetwork, Testbed
 from topo.waiting import wait_until
 
@@ -115,17 +115,7 @@ def start(engine: Engine) -> subprocess.Popen[str]:
         f"    net.run('echo', 'h2', {SERVER!r}, service={VIP!r}, image={TOOLS!r})\n"
         "    print('READY', flush=True); sys.stdin.readline()"
     )
-    environment = {key: value for key, value in os.environ.items() if key != MARKER}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=paths.CHECKOUT,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return apart(code)
 
 
 def test_ctrl_c_while_pods_are_made(engine: Engine) -> None:
@@ -140,10 +130,7 @@ def test_ctrl_c_while_pods_are_made(engine: Engine) -> None:
 
 def test_kill_9(engine: Engine) -> None:
     """The next run removes pods, their containers and their networks."""
-    process = start(engine)
-    assert process.stdout is not None and process.stdout.readline() == "READY\n"
-    process.kill()
-    process.communicate()
+    kill_when_ready(start(engine))
     assert len(containers(engine)) == 4
     (left,) = clean_up()
     assert (left.containers, left.silent_engines) == (4, ())
@@ -152,10 +139,7 @@ def test_kill_9(engine: Engine) -> None:
 
 def test_pods_are_taken_over(engine: Engine) -> None:
     """After kill -9 containers run on, and so they do in the run that takes them over; more can be started in it."""
-    process = start(engine)
-    assert process.stdout is not None and process.stdout.readline() == "READY\n"
-    process.kill()
-    process.communicate()
+    kill_when_ready(start(engine))
     with Testbed.recover() as net:
         (app,) = net.apps()
         assert (app["name"], app["host"], app["state"]) == ("echo", "h2", "running")

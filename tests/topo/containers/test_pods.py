@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.topo.containers.conftest import BARE, TOOLS, containers
+from tests.topo.containers.conftest import BARE, TOOLS, apart, containers, kill_when_ready
 from tests.topo.containers.test_container_hosts import route
 from topo import paths
 from topo.containers.engine import Engine
@@ -20,7 +19,7 @@ from topo.containers.leftovers import remove_containers
 from topo.containers.pod import Pod
 from topo.errors import BadNetwork, ContainerFailed
 from topo.network_api import NetworkAPI
-from topo.runs import MARKER, clean_up
+from topo.runs import clean_up
 from topo.waiting import wait_until
 
 pytestmark = [pytest.mark.net, pytest.mark.usefixtures("leaves_nothing")]
@@ -153,13 +152,7 @@ def test_kill_9_leaves_what_the_next_run_removes(engine: Engine) -> None:
         f"    Pod(name, {engine.name!r}).addContainer('c' + name, {TOOLS!r})\n"
         "print('READY', flush=True); time.sleep(99)"
     )
-    environment = {key: value for key, value in os.environ.items() if key != MARKER}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=paths.CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stdout.readline() == "READY\n"
-    process.kill()
-    process.communicate()
+    kill_when_ready(apart(code))
     assert len(containers(engine)) == 4
     (left,) = clean_up()
     assert (left.containers, left.silent_engines) == (4, ())

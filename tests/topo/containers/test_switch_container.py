@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.topo.containers.conftest import containers
+from tests.topo.containers.conftest import apart, containers
 from tests.topo.crash import SERVER, VIP, Caller
 from topo import paths
 from topo.containers.engine import Engine
 from topo.containers.switch import container_of
 from topo.errors import SwitchFailed
 from topo.network_api import NetworkAPI
-from topo.runs import MARKER
 from topo.testbed import LoadBalancerNetwork, Testbed
 from topo.waiting import wait_until
 
@@ -63,15 +62,7 @@ def test_it_is_taken_over(engine: Engine) -> None:
         f"    net.run('echo', 'h2', {SERVER!r}, service={VIP!r})\n"
         "    print(net.hosts['h1'].pid, flush=True); sys.stdin.readline()"
     )
-    environment = {key: value for key, value in os.environ.items() if key != MARKER}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=paths.CHECKOUT,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = apart(code)
     assert process.stdout is not None
     caller = Caller(int(process.stdout.readline()))
     try:
