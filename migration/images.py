@@ -26,6 +26,8 @@ AF_INET6 = 10
 FILES_IMAGE = "files.img"
 INVENTORY_IMAGE = "inventory.img"
 LOCKS_IMAGE = "filelocks.img"
+# The machine's clocks at the dump of a program that has no time namespace of its own.
+CLOCKS_IMAGE = "timens-0.img"
 _HEADER = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 _WORD = struct.Struct("<I")
@@ -49,6 +51,16 @@ def has_locks(images: Path) -> bool:
     """Say whether the image in a folder holds file locks."""
     locks = images / LOCKS_IMAGE
     return locks.exists() and split(locks.read_bytes())[1] != []
+
+
+def is_needed(name: str) -> bool:
+    """Say whether a file of a dump's folder is to be restored from.
+
+    CRIU's logs are not, and neither are the machine's clocks: with them, CRIU puts the copy into a time namespace, in
+    which its clocks go on from the dump. Hosts share one machine, whose clocks the copy simply keeps; and a time
+    namespace would have to be made by every restore, and dumped, in a process of its own, by every further dump.
+    """
+    return name.endswith(".img") and name != CLOCKS_IMAGE
 
 
 def split(image: bytes) -> tuple[bytes, list[bytes]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import Refused
-from .images import INVENTORY_IMAGE
+from .images import INVENTORY_IMAGE, is_needed
 
 # Beyond the memory of the program: files, page maps, logs.
 SLACK = 16 << 20
@@ -55,7 +55,7 @@ def fill(images: Path, copy: Path, changed: Mapping[str, bytes]) -> int:
     size = 0
     with os.scandir(images) as entries:
         for entry in entries:
-            if not entry.name.endswith(".img"):
+            if not is_needed(entry.name):
                 continue
             size += entry.stat().st_size
             if entry.name not in changed and entry.name != INVENTORY_IMAGE:

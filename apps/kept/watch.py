@@ -1,8 +1,8 @@
 """What a client notices on one kept connection: the gaps between replies, and what its kernel counts.
 
-The figures have the names of the echo client's result (apps/echo/client.py), but times are those of CLOCK_TAI: CRIU
-gives a program that it restores a time namespace in which CLOCK_MONOTONIC goes on from the freeze, so that a program
-that was moved itself would not see its own pause.
+The figures have the names of the echo client's result (apps/echo/client.py), but times are those of CLOCK_TAI: an
+engine's CRIU gives a program that it restores a time namespace in which CLOCK_MONOTONIC goes on from the freeze, so
+that a program that was moved itself would not see its own pause.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import os
 import socket
 from pathlib import Path
 
-from ..images import FILES_IMAGE, INVENTORY_IMAGE
+from ..images import FILES_IMAGE, INVENTORY_IMAGE, is_needed
 from . import wire
 from .closings import Closings
 
@@ -40,7 +40,7 @@ class Early:
         """Send what has been closed since the last time; raises WireError."""
         batch: dict[str, wire.Content] = {}
         for name in self._closings.take():
-            if not name.endswith(".img") or name in _LATE:
+            if not is_needed(name) or name in _LATE:
                 continue
             try:
                 with (self._images / name).open("rb", buffering=0) as file:
@@ -61,7 +61,7 @@ class Early:
         ahead = 0
         with os.scandir(self._images) as entries:
             for entry in entries:
-                if not entry.name.endswith(".img"):
+                if not is_needed(entry.name):
                     continue
                 state = _state(entry.stat())
                 if self._sent.get(entry.name) == state:

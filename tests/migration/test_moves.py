@@ -55,6 +55,13 @@ def test_server_moves_there_and_back(scene: Stage, host: str) -> None:
     assert scene.runtime.terminate(app) == 0
 
 
+def test_a_copy_keeps_the_clocks_of_the_machine(scene: Stage) -> None:
+    """In a time namespace of its own its clocks would have stood still while it moved."""
+    app = scene.serve("B")
+    assert scene.migrator().migrate(app, scene.hosts["C"]).outcome is Outcome.COMPLETED
+    assert Path(f"/proc/{app.pid}/ns/time").readlink() == Path("/proc/self/ns/time").readlink()
+
+
 def connect_anew(scene: Stage) -> None:
     """Open a new connection to the server by its old address."""
 
