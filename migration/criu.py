@@ -9,6 +9,8 @@ the right places:
 - a restore at `post-restore`: everything is built but nothing has run, TCP sockets are in repair mode;
   "no" kills what was built.
 
+Of the others, `agree_ahead` answers some before they are asked, which saves waiting for whoever would answer.
+
 A restore has no notification before it reads the image. Its inventory.img is a FIFO, and the worker waits
 there until `Gate.open` writes the real one.
 """
@@ -134,6 +136,7 @@ class Worker:
         self._action = action
         self._log = log
         self._deadline = deadline or Deadline()
+        self._answered = 0
         self.is_stuck = False
         """It did not answer in time: only a signal will end it."""
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -179,15 +182,30 @@ class Worker:
     def wait_for(self, script: str, aside: Aside | None = None) -> int:
         """Agree to every notification up to `script`, which stays unanswered; return the PID it names.
 
-        Meanwhile `aside` is seen to.
+        Meanwhile `aside` is seen to. Raises CriuFailed if it was answered ahead: then CRIU has gone on.
         """
         while True:
             response = self._receive(aside)
             if response.type != self._rpc.NOTIFY:
                 raise self.failure()
             if response.notify.script == script:
+                if self._answered:
+                    raise CriuFailed(self._action, [f"it came to {script} without the steps before"])
                 return int(response.notify.pid)
+            if self._answered:
+                self._answered -= 1
+            else:
+                self.answer(True)
+
+    def agree_ahead(self, count: int) -> None:
+        """Agree to the next notifications, which are still to come and will not be waited for.
+
+        They wait in CRIU's socket, one for each time that it asks. So there must be no more than are certain to come
+        before what is waited for.
+        """
+        for _ in range(count):
             self.answer(True)
+        self._answered += count
 
     def answer(self, agree: bool) -> None:
         """Answer the notification that `wait_for` returned at."""

@@ -28,6 +28,9 @@ from .transfer.modes import Choice
 from .turns import turn_of
 
 GATE_TIMEOUT = 5.0
+# Of what a restore asks before post-restore: pre-restore, setup-namespaces, post-setup-namespaces. One is not answered
+# ahead, so that a CRIU that asked less would not let the copy go.
+ASKED_BEFORE = 2
 ANNOUNCE_TIMEOUT = 0.3  # in which a restore that goes on has told of its program
 SETTLE_TIME = 0.05  # in which what a killed worker had ordered takes place
 
@@ -104,6 +107,7 @@ class ProcessPassage:
             lock=self._lock,
             adjust=lambda o: _both(o, carrier.adjust_restore, self._baggage.adjust_restore),
         )
+        self._restorer.agree_ahead(ASKED_BEFORE)
         self._dumper = self._start(
             source, f"checkpoint it on {source.name}", self.images / DUMP_LOG, *carrier.dumper_files
         )
@@ -192,6 +196,7 @@ class ProcessPassage:
         except OSError as ex:
             raise self._restorer.failure() from ex
         begun()
+        self.carrier.restore_begun()
         self._copy = self._restorer.wait_for("post-restore")
         self._custody.announced.add(self._copy)
         self.carrier.built()

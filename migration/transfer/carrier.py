@@ -155,6 +155,11 @@ class Carrier:
             self._lazy.serve(dumper, self.moved, self._inventory)
         return self._inventory
 
+    def restore_begun(self) -> None:
+        """The restore has what it waited for: there is time for other things."""
+        if self._pages is not None:
+            self._pages.ask()
+
     def built(self) -> None:
         """The copy is there, and has not run."""
         if self._pages is not None:

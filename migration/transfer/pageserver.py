@@ -37,7 +37,7 @@ class PageServer:
     ) -> None:
         self._link = link
         self._thread = threading.Thread(target=self._wait, name="page-server", daemon=True)
-        self._is_gone = threading.Event()
+        self._is_gone, self._has_time = threading.Event(), threading.Event()
         self._has_done_it = False
         self._failed: MigrationError | None = None
         self._helper = Helper(
@@ -59,7 +59,7 @@ class PageServer:
     def wait_until_ready(self) -> None:
         """Return when it serves."""
         self._helper.wait_until_ready()
-        # From now on, since asking the keeper how it ended takes a millisecond, and so does starting a thread.
+        # From now on, since starting a thread takes its time.
         self._thread.start()
 
     def use(self, options: Any, fd: int) -> None:
@@ -76,8 +76,13 @@ class PageServer:
         if not self._is_gone.wait(FLUSH_TIMEOUT):
             raise MigrationError("the page server at the destination did not finish")
 
+    def ask(self) -> None:
+        """Begin to ask how it ended, which takes the keeper and this interpreter a millisecond."""
+        self._has_time.set()
+
     def confirm(self) -> None:
-        """See, after `finish`, that the server has done its work."""
+        """See, after `finish` and `ask`, that the server has done its work."""
+        self.ask()
         self._thread.join(FLUSH_TIMEOUT)
         if self._failed is not None:
             raise self._failed
@@ -88,6 +93,7 @@ class PageServer:
         try:
             self._helper.wait_for_death()
             self._is_gone.set()
+            self._has_time.wait()
             self._has_done_it = self._helper.wait_for_end(FLUSH_TIMEOUT)
         except MigrationError as ex:
             self._failed = ex
@@ -95,6 +101,7 @@ class PageServer:
     def close(self) -> None:
         """End it, whatever it is doing."""
         self._helper.close()
+        self._has_time.set()
         if self._thread.ident is not None:
             self._thread.join()
         self._link.close()
