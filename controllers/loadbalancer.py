@@ -94,16 +94,28 @@ class LoadBalancer:
         known = self.model.backends.get(backend)
         return known.location if known is not None else None
 
-    async def write(self, upserts: Iterable[Row] = (), deletes: Iterable[Key] = ()) -> None:
-        """Change rows as a whole, and watch the pins among them."""
+    async def write(
+        self, upserts: Iterable[Row] = (), deletes: Iterable[Key] = (), unconfirmed: Iterable[Row] = ()
+    ) -> None:
+        """Change rows as a whole, and watch the pins among them; see that what was written soon is there."""
         upserts, deletes = list(upserts), list(deletes)
-        await self.tables.apply(upserts, deletes)
+        await self.tables.apply(upserts, deletes, unconfirmed)
         for row in upserts:
             if row.table == "connection":
                 self.pins.track(row)
         for key in deletes:
             if key[0] == "connection":
                 self.pins.forget(key)
+
+    async def write_soon(self, upserts: Iterable[Row]) -> list[Row]:
+        """Add or change rows before the packets that are sent next, as far as the switch can.
+
+        Return those that nothing has confirmed yet: the next `write` is to do that.
+        """
+        if self.queues.offered:  # it is one of ours, then
+            return await self.tables.apply_soon(upserts)
+        await self.tables.apply(upserts)
+        return []
 
     def adopt(self, names: Mapping[Endpoint, str]) -> None:
         """Read services, backends and pins out of the switch's rows."""

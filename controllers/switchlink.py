@@ -310,6 +310,15 @@ class SwitchLink:
                 raise WriteRefused(f"switch {self.name} cannot hold this: {ex}") from ex
         return refused
 
+    async def write_soon(self, changes: Sequence[Change]) -> None:
+        """Write changes by messages on the stream, before the packets that are sent next.
+
+        Only our switch takes them (see dataplane/switch/p4runtime/externs.py). Nothing says what became of them.
+        """
+        with told(SWITCH, f"write {_summary(changes)} soon", "written"):
+            for change in changes:
+                await self._send_update(self.codec.update(change))
+
     async def set_defaults(self, entries: Sequence[finsy.P4TableEntry]) -> None:
         """Set tables' default actions."""
         try:
@@ -360,8 +369,11 @@ class SwitchLink:
 
         Nothing says what became of it: a Write of the same does, afterwards.
         """
+        await self._send_update(_extern_update(Op.MODIFY, id, fields))
+
+    async def _send_update(self, update: p4r.Update) -> None:
         request = p4r.StreamMessageRequest()
-        request.other.Pack(_extern_update(Op.MODIFY, id, fields))
+        request.other.Pack(update)
         await self._send(self._connected(), request)
 
     async def read_externs(self, ids: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:

@@ -21,6 +21,9 @@ class Writer(Protocol):
     async def write(self, changes: Sequence[Change]) -> dict[int, str]:
         """Write the changes in order; return the refused ones by index, with the reason."""
 
+    async def write_soon(self, changes: Sequence[Change]) -> None:
+        """Write the changes, before the packets that are sent next; nothing says what became of them."""
+
 
 class SwitchTables:
     """What is in a switch's tables."""
@@ -31,17 +34,36 @@ class SwitchTables:
         self._name = name
         self._lock = asyncio.Lock()
 
-    async def apply(self, upserts: Iterable[Row] = (), deletes: Iterable[Key] = ()) -> None:
-        """Add or change rows, then delete others; raises WriteRefused with nothing changed."""
+    async def apply(
+        self, upserts: Iterable[Row] = (), deletes: Iterable[Key] = (), unconfirmed: Iterable[Row] = ()
+    ) -> None:
+        """Add or change rows, then delete others; raises WriteRefused with nothing changed.
+
+        Rows that `apply_soon` has written and nothing has confirmed are written once more; a refusal of one means that
+        it never was there.
+        """
         async with self._lock:
-            changes = self._changes(upserts, deletes)
+            again = [Change(Op.MODIFY, row) for row in unconfirmed if self.rows.get(row.key) == row]
+            changes = [*again, *self._changes(upserts, deletes)]
             if not changes:
                 return
             before = [self.rows.get(change.row.key) for change in changes]
             refused = await self._writer.write(changes)
+            for index in refused:
+                if index < len(again):
+                    self.rows.pop(changes[index].row.key)
             if refused:
                 await self._take_back(changes, before, refused)
             self._remember(changes)
+
+    async def apply_soon(self, upserts: Iterable[Row]) -> list[Row]:
+        """Add or change rows before the packets that are sent next; return those that are still to be confirmed."""
+        async with self._lock:
+            changes = self._changes(upserts, ())
+            if changes:
+                await self._writer.write_soon(changes)
+                self._remember(changes)
+            return [change.row for change in changes]
 
     async def apply_each(self, upserts: Sequence[Row] = (), deletes: Iterable[Key] = ()) -> dict[Key, str]:
         """Add, change and delete rows independently of one another; return the refused ones with the reason."""

@@ -311,14 +311,14 @@ class Device:
             committed.forwarding.pipeline.packet_out(frame)
 
     def stream_update(self, controller: Controller, message: any_pb2.Any) -> None:
-        """Carry out an update that came on the stream, behind the packets that were sent before it.
+        """Carry out an update that came on the stream, between the packets that were sent before and after it.
 
-        Only an extern's: whatever P4Runtime has a Write for belongs there. Raises RequestRefused.
+        Raises RequestRefused.
         """
         update = externs.stream_update(message)
         with self._state_lock:
             if controller is not self.arbitration.primary:
-                raise RequestRefused(Code.PERMISSION_DENIED, "only the primary may change a hold queue")
+                raise RequestRefused(Code.PERMISSION_DENIED, "only the primary may write")
             (result,) = self._forwarding().write([update])
         if result is not None:
             raise result

@@ -9,8 +9,9 @@ google.protobuf.Struct:
                queue has held: "packets", "bytes", "dropped", and "waiting" bytes.
   LOSSES       read only: {"digests": 0, "packet_ins": 0}, since the pipeline was loaded.
 
-A modify may also come on the stream, as a StreamMessageRequest's `other` with a p4.v1.Update in it: it takes effect
-sooner than a Write does, and behind the packet-outs that were sent before it. Only refusals are answered.
+Updates of externs and of table entries may also come on the stream, as a StreamMessageRequest's `other` with a
+p4.v1.Update in it: they take effect sooner than a Write does, behind the packet-outs that were sent before them and
+before those that are sent after them. Only refusals are answered.
 
 A read must name the extern: who asks for everything does not expect what P4Info does not have.
 """
@@ -54,14 +55,16 @@ def write_extern(pipeline: Pipeline, operation: Operation, entry: p4r.ExternEntr
 
 
 def stream_update(message: any_pb2.Any) -> p4r.Update:
-    """Unpack an update that came as a stream's `other` message; raises RequestRefused if it is not an extern's."""
+    """Unpack an update that came as a stream's `other` message; raises RequestRefused if it is none that may."""
     update = p4r.Update()
     try:
-        if message.Unpack(update) and update.entity.HasField("extern_entry"):
+        if message.Unpack(update) and update.entity.WhichOneof("entity") in ("extern_entry", "table_entry"):
             return update
     except DecodeError as ex:
         raise invalid("a stream message of our own is a p4.v1.Update; this one cannot be decoded") from ex
-    raise unimplemented("a stream takes no message of another kind than updates of externs, as p4.v1.Update")
+    raise unimplemented(
+        "a stream takes no message of another kind than updates of externs and of table entries, as p4.v1.Update"
+    )
 
 
 def read_externs(pipeline: Pipeline, request: p4r.ExternEntry) -> Iterator[p4r.Entity]:

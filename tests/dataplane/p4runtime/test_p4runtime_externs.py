@@ -9,7 +9,7 @@ from finsy.proto import p4r
 from google.protobuf import any_pb2, struct_pb2, wrappers_pb2
 
 from dataplane.switch.p4runtime.externs import EXTERN_TYPE, HOLD_QUEUES, LOSSES
-from tests.dataplane.p4runtime.client import Client, Stream, codes, failure
+from tests.dataplane.p4runtime.client import Client, Stream, codes, exact_entry, failure, insert
 from tests.dataplane.p4runtime.conftest import ModelSwitch
 
 INVALID, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, UNIMPLEMENTED = 3, 5, 6, 7, 12
@@ -117,17 +117,35 @@ def test_a_queue_is_let_go_on_the_stream(ready: Client, primary: Stream, switch:
     write(ready, MODIFY, {"queue": 3, "holding": False})
 
 
+def row_on_stream(kind: int) -> any_pb2.Any:
+    """Return an update of a table entry as a stream's `other` message."""
+    message = any_pb2.Any()
+    message.Pack(p4r.Update(type=kind, entity=p4r.Entity(table_entry=exact_entry(1))))
+    return message
+
+
+def test_a_row_is_written_on_the_stream(ready: Client, primary: Stream) -> None:
+    """Nothing answers; a Write finds the row there."""
+    primary.send(other=row_on_stream(INSERT))
+    assert primary.nothing_comes()
+    assert codes(failure(lambda: ready.write(insert(exact_entry(1))))) == [ALREADY_EXISTS]
+    primary.send(other=row_on_stream(DELETE))
+    assert primary.nothing_comes()
+    ready.write(insert(exact_entry(1)))
+
+
 def test_stream_messages_that_are_refused(ready: Client, primary: Stream) -> None:
     """With the reason and the message; the stream goes on, and only the primary may send them."""
-    table = any_pb2.Any()
-    table.Pack(p4r.Update(type=INSERT, entity=p4r.Entity(table_entry=p4r.TableEntry(table_id=1))))
+    counter = any_pb2.Any()
+    counter.Pack(p4r.Update(type=MODIFY, entity=p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=1))))
     string = any_pb2.Any()
     string.Pack(wrappers_pb2.StringValue(value="hold"))
     broken = on_stream({"queue": 3, "holding": False})
     broken.value = b"\xff"
     for message, code in (
         (on_stream({"queue": 9, "holding": False}), NOT_FOUND),
-        (table, UNIMPLEMENTED),
+        (counter, UNIMPLEMENTED),
+        (row_on_stream(MODIFY), NOT_FOUND),
         (string, UNIMPLEMENTED),
         (any_pb2.Any(), UNIMPLEMENTED),
         (broken, INVALID),
