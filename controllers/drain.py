@@ -21,7 +21,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -121,13 +121,28 @@ class Drainer:
             loop = asyncio.get_running_loop()
             self._taps[host.name] = await loop.run_in_executor(self._executor, Tap, host)
 
-    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
-        """Return when everything that had passed the hold has arrived."""
+    async def drain(
+        self, host: Host, link: SwitchLink, hold: int, crossed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Return when everything that had passed the hold has arrived.
+
+        `crossed` is called before that, as soon as all of it has crossed the network and is in the host's kernel.
+        """
         await self.open(host)
         tap = self._taps[host.name]
         async with tap.turn:
             await _see_through(tap, host, link, hold)
+        crossed()
         await asyncio.get_running_loop().run_in_executor(self._executor, flush_backlogs)
+
+    async def measure(self, host: Host, link: SwitchLink, hold: int) -> float:
+        """Return how many seconds a packet takes from here to the host; raises SteeringError if none comes through."""
+        await self.open(host)
+        tap = self._taps[host.name]
+        async with tap.turn:
+            begin = time.monotonic()
+            await _see_through(tap, host, link, hold)
+            return time.monotonic() - begin
 
     def close(self, host: str | None = None) -> None:
         """Stop listening at a host; without one, at all of them, and for good."""

@@ -36,6 +36,8 @@ _CALL_S = 30.0
 _PATIENCE_S = 10.0
 _AGAIN_S = 0.05
 _RELEASE_ROUNDS = 3
+_NEAR_S = 0.01
+"""A host that packets reach within this time has no queue before it that would take long to drain."""
 _TURN = 256
 """Rows of a write that is not urgent."""
 
@@ -46,8 +48,13 @@ class Drains(Protocol):
     async def open(self, host: Host) -> None:
         """Get ready, when there is time."""
 
-    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
-        """Return when everything that had passed the hold has arrived."""
+    async def drain(
+        self, host: Host, link: SwitchLink, hold: int, crossed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Return when everything that had passed the hold has arrived; call `crossed` when it is in the host."""
+
+    async def measure(self, host: Host, link: SwitchLink, hold: int) -> float:
+        """Return how many seconds a packet takes to the host."""
 
     def close(self, host: str | None = None) -> None:
         """Let go of a host, or of everything."""
@@ -66,12 +73,20 @@ class _Active:
     unmarked: bool = False
     """There is a plan whose endpoints may not all belong to the hold."""
     held: set[Endpoint] = field(default_factory=set)
+    is_near: bool = False
+    """Its source has no queue before it."""
+    unconfirmed: list[Row] = field(default_factory=list)
+    """The rows of the hold that the switch has been told of, and that it may still have refused."""
     draining: bool = False
     """A hold has begun, or was extended, since packets under way were last waited for."""
     switched: bool = False
     stats: HeldStats = field(default_factory=HeldStats)
     beyond: list[KeptPacket] = field(default_factory=list)
     """What the source has sent and the image does not know: only for the way back."""
+
+    def is_muted(self, table: Mapping[Key, Row]) -> bool:
+        """Say whether what the source sends is kept."""
+        return rows.holding_source_key(self.hold) in table
 
 
 class SwitchSteering:
@@ -96,7 +111,7 @@ class SwitchSteering:
         self._loop = loop
         self._moves: dict[str, _Active] = {}
         self._muting: dict[str, Future[None]] = {}
-        """What was begun by `mute`, by the move."""
+        """What was begun by a hold and nobody has waited for, by the move."""
         self._hold_ids = itertools.count(1)
         self._left: set[Key] = set()
         """Rows of locations that were left, kept for packets from there which another move's hold still has."""
@@ -113,25 +128,23 @@ class SwitchSteering:
         """Make what the program will send from its new location carry its identity."""
         self._call(lambda: self._prepare(move))
 
-    def hold(self, move: Move) -> None:
-        """Keep every packet for the endpoints, and wait for those that had passed."""
-        self._call(lambda: self._hold(move))
+    def hold(self, move: Move, at_once: bool = False) -> None:
+        """Keep every packet for the endpoints, wait for those that had passed, and begin to keep the answers."""
+        self._call(lambda: self._hold(move, at_once))
 
     def start_hold(self, move: Move) -> None:
         """Keep every packet for the endpoints from now on."""
-        self._call(lambda: self._start_hold(move))
+        self._call(lambda: self._hold_and_see(move))
 
     def drained(self, move: Move) -> None:
         """Wait for the packets that had passed before the hold stood."""
         self._call(lambda: self._drained(move))
 
-    def mute(self, move: Move) -> None:
-        """Begin to keep what the source sends as well."""
-        self._muting[move.id] = self._begin(lambda: self._mute(move))
-
     def muted(self, move: Move) -> None:
         """Return when what the source sends is kept as well."""
-        begun = self._muting.pop(move.id, None)
+        begun, active = self._muting.pop(move.id, None), self._moves.get(move.id)
+        if begun is None and active is not None and active.is_muted(self._balancer.table):
+            return
         self._wait(begun if begun is not None else self._begin(lambda: self._mute(move)))
 
     def extend(self, move: Move) -> None:
@@ -219,6 +232,7 @@ class SwitchSteering:
             await self._write_in_turns(self._mark(active))
             await self._queues.begin(active.hold)
             await self._drainer.open(source)
+            active.is_near = await self._drainer.measure(source, self._balancer.link, active.hold) < _NEAR_S
 
     def _mark(self, active: _Active) -> list[Row]:
         """Return the rows that are still to be written so that all endpoints belong to the hold."""
@@ -253,11 +267,26 @@ class SwitchSteering:
 
     # ---- hold
 
-    async def _hold(self, move: Move) -> None:
-        await self._start_hold(move)
-        await self._drained(move)
+    async def _hold(self, move: Move, at_once: bool) -> None:
+        active = self._active(move)
+        at_once = at_once and active.is_near
+        await self._start_hold(move, at_once)
+        await self._drained(move, (lambda: None) if at_once else (lambda: self._begin_muting(move)))
 
-    async def _start_hold(self, move: Move) -> None:
+    async def _hold_and_see(self, move: Move) -> None:
+        """Begin a hold, and return when the switch has it: no marker shows that."""
+        await self._start_hold(move)
+        if (active := self._moves.get(move.id)) is not None:
+            await self._write(active)
+
+    def _begin_muting(self, move: Move) -> None:
+        """Keep what the source sends from now on, while it is being stopped.
+
+        Not before the marker has come: what is answered until then need not wait.
+        """
+        self._muting[move.id] = self._begin(lambda: self._mute(move))
+
+    async def _start_hold(self, move: Move, with_source: bool = False) -> None:
         if not self.holding:
             return
         active = self._active(move)
@@ -267,27 +296,38 @@ class SwitchSteering:
             self._plan(active, move)
         await self._queues.begin(active.hold)
         active.draining = True
-        await self._balancer.write([*self._mark(active), rows.holding(active.hold)])
+        await self._balancer.write(self._mark(active))
+        keeping = [rows.holding(active.hold)]
+        if with_source:
+            keeping.append(rows.holding_source(active.hold))
+        # Whether the switch has taken it is seen with the next write: what it has not kept harms nobody while the
+        # original lives on.
+        active.unconfirmed += await self._balancer.write_soon(keeping)
         active.held |= active.plan.locations
 
-    async def _drained(self, move: Move) -> None:
+    async def _drained(self, move: Move, crossed: Callable[[], None] = lambda: None) -> None:
         active = self._moves.get(move.id)
         if active is None or not active.draining:
             return
         with trace.told(
             move.source, "marker, through the switch", "marker: nothing is on its way here any more"
         ):
-            await self._drainer.drain(self._host(move.source), self._balancer.link, active.hold)
+            await self._drainer.drain(self._host(move.source), self._balancer.link, active.hold, crossed)
         active.draining = False
 
     async def _mute(self, move: Move) -> None:
-        """Keep what the source sends, too. Only behind the marker: what it has answered until then need not wait."""
+        """Keep what the source sends, too."""
         active = self._moves.get(move.id)
-        if active is not None and active.held:
-            await self._balancer.write([rows.holding_source(active.hold)])
+        if active is not None and active.held and not active.is_muted(self._balancer.table):
+            await self._write(active, [rows.holding_source(active.hold)])
+
+    async def _write(self, active: _Active, upserts: Iterable[Row] = (), deletes: Iterable[Key] = ()) -> None:
+        """Write, and see that the hold was taken."""
+        unconfirmed, active.unconfirmed = active.unconfirmed, []
+        await self._balancer.write(upserts, deletes, unconfirmed)
 
     async def _end_muting(self, move: Move) -> None:
-        """Wait for what was begun by `mute` and by nobody waited for, whatever becomes of it."""
+        """Wait for what was begun and nobody has waited for, whatever becomes of it."""
         begun = self._muting.pop(move.id, None)
         if begun is not None:
             with contextlib.suppress(ControllerError):
@@ -299,7 +339,7 @@ class SwitchSteering:
         self._plan(active, move)
         superfluous = earlier - active.plan.touched()
         await self._restore(active, superfluous)
-        await self._balancer.write([*active.plan.prepare.values(), *self._mark(active)])
+        await self._write(active, [*active.plan.prepare.values(), *self._mark(active)])
         if active.held and active.plan.locations - active.held:
             active.held |= active.plan.locations
             active.draining = True
@@ -331,7 +371,7 @@ class SwitchSteering:
             return
         if not active.plan.locations:
             self._plan(active, move)
-        await self._balancer.write(active.plan.switch.values(), active.plan.switch_deletes)
+        await self._write(active, active.plan.switch.values(), active.plan.switch_deletes)
         active.switched = True
         await self._send_on_share(active, move)
         for backend, (_, new) in active.plan.backends.items():

@@ -100,7 +100,7 @@ class NullSteering:
     def prepare(self, move: Move) -> None:
         self.calls.append("prepare")
 
-    def hold(self, move: Move) -> None:
+    def hold(self, move: Move, at_once: bool = False) -> None:
         self.calls.append("hold")
 
     def start_hold(self, move: Move) -> None:
@@ -108,9 +108,6 @@ class NullSteering:
 
     def drained(self, move: Move) -> None:
         self.calls.append("drained")
-
-    def mute(self, move: Move) -> None:
-        self.calls.append("mute")
 
     def muted(self, move: Move) -> None:
         self.calls.append("muted")
@@ -148,10 +145,14 @@ class Steering(Protocol):
         `move` lists the sockets seen in /proc; `extend` brings those that came later.
         """
 
-    def hold(self, move: Move) -> None:
+    def hold(self, move: Move, at_once: bool = False) -> None:
         """Keep every packet for the move's endpoints, and return only when what had already passed has arrived.
 
-        It is `start_hold` and `drained`, for those who have nothing to do in between.
+        With `at_once` it may keep what the source sends as well, from the same moment on: what is sent until `muted`
+        is next to nothing.
+
+        It is `start_hold` and `drained`, for those who have nothing to do in between; and it may begin what `muted`
+        waits for.
         """
 
     def start_hold(self, move: Move) -> None:
@@ -160,14 +161,8 @@ class Steering(Protocol):
     def drained(self, move: Move) -> None:
         """Return when nothing that passed before `start_hold` is on its way to the source's sockets any more."""
 
-    def mute(self, move: Move) -> None:
-        """Begin to keep everything that the source's sockets send as well; returns at once."""
-
     def muted(self, move: Move) -> None:
-        """Return when everything that the source's sockets send is kept: to be called before their state is read.
-
-        It need not have been begun by `mute`.
-        """
+        """Return when everything that the source's sockets send is kept: to be called before their state is read."""
 
     def extend(self, move: Move) -> None:
         """After the freeze: `move` is now exactly what the image holds; prepare and hold the difference."""

@@ -48,6 +48,7 @@ SETTLE_TIMEOUT = 0.5
 FEW = 30  # connections that are looked up one by one: as long as that takes less than a list of all
 # Pauses of a sender (pacing) are shorter on a loopback.
 QUIET = 0.002
+CALM = 16 << 10  # bytes in the send queues of a program that answers rather than streams
 STEPS = (
     "prepare",
     "hold",
@@ -109,6 +110,8 @@ class Transaction:
         self.is_lost = False  # the program runs nowhere: its image and journal are to be kept
         self.thread = threading.current_thread()  # the one whose waits the deadline bounds
         self.has_inner_connections = False
+        self.is_calm = False
+        """It does not send much on its own: what it says within a few milliseconds may as well be held."""
         self._network_touched = False
         self.cancellation = cancellation
         self._bytes: dict[str, int] = {}
@@ -230,9 +233,11 @@ class Transaction:
         self.there = self.open_files.enter_context(Diag(plan.destination.pid))
         sockets = self.runtime.sockets(plan.app)
         self.has_inner_connections = has_inner_connections(sockets, plan.source.address)
+        self.is_calm = sum(socket.send_queue for socket in sockets) <= CALM
         self.note_move(self.plan.move(sockets))
         self._network_touched = True
         self.steering.prepare(self.move)
+        self.aborts_before = aborted_connections(plan.destination.pid)
         # Somebody may have taken a port since the plan was made.
         check_ports(plan.app, plan.destination, sockets, self.there.inet())
 
@@ -241,9 +246,8 @@ class Transaction:
         if self.no_hold:
             self.open_files.enter_context(Dropping(self.plan.source.pid, self.move.id, locations(self.move)))
             return
-        self.steering.hold(self.move)
+        self.steering.hold(self.move, self.is_calm)
         self.settle()
-        self.steering.mute(self.move)
 
     def settle(self) -> None:
         """Wait until no listener has a connection that no program has accepted: CRIU cannot carry those."""
@@ -258,7 +262,7 @@ class Transaction:
                 # The end of its handshake is among what is held.
                 self.steering.release(self.move)
                 time.sleep(0.001)
-                self.steering.hold(self.move)
+                self.steering.hold(self.move, self.is_calm)
             else:
                 time.sleep(0.001)
 
@@ -312,15 +316,11 @@ class Transaction:
     def restore(self, begun: Callable[[], None] = lambda: None) -> None:
         """Build the copy, stopped, and see that every socket of the image is there; call `begun` when CRIU is at it."""
 
-        def at_work() -> None:
-            begun()
-            self.aborts_before = aborted_connections(self.plan.destination.pid)
-
         if self.way.has_locks:
             self.way.end_source()
             self.stage = Stage.ENDED
         begin = time.monotonic()
-        self.copy_pid = self.way.restore(at_work)
+        self.copy_pid = self.way.restore(begun)
         self.journal.write("copy", pids=list(self.way.copies))
         self.report.criu.restore_ms = milliseconds(begin)
         self.report.connections = self.count_connections()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -26,14 +26,25 @@ class AtOnce:
 
     def __init__(self) -> None:
         self.drained: list[str] = []
+        self.distance = 0.0
+        self.arrives: Callable[[Host], Awaitable[None]] | None = None
 
     async def open(self, host: Host) -> None:
         """Nothing to open."""
 
-    async def drain(self, host: Host, link: SwitchLink, hold: int) -> None:
+    async def drain(
+        self, host: Host, link: SwitchLink, hold: int, crossed: Callable[[], None] = lambda: None
+    ) -> None:
         """Wait for the switch only."""
         await link.barrier()
+        if self.arrives is not None:
+            await self.arrives(host)
+        crossed()
         self.drained.append(host.name)
+
+    async def measure(self, host: Host, link: SwitchLink, hold: int) -> float:
+        """Tell a time in which a packet is at the host."""
+        return self.distance
 
     def close(self, host: str | None = None) -> None:
         """Nothing to close."""
@@ -390,6 +401,41 @@ def test_refusals(controller: Controller) -> None:
     with pytest.raises(SteeringError, match="host 'h9' is not part of the network"):
         controller.steering.prepare(Move("m2", "h9", "h3"))
     assert dict(controller.balancer.table) == before
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.1])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_from_when_on_answers_are_kept(
+    switch: ModelSwitch, program: tuple[Path, Path], distance: float, at_once: bool
+) -> None:
+    """From the beginning of the hold, if that is wanted and the source near; else behind the marker; always by then."""
+    drainer = AtOnce()
+    drainer.distance = distance
+    answers_before_the_marker: list[int] = []
+
+    async def answer(host: Host) -> None:
+        switch.inject(frame(6, flat("10.0.2.2"), client(1), ACK, b"x" * 10))
+        answers_before_the_marker.append(len(switch.taken()))
+
+    drainer.arrives = answer
+    controller = Controller(controller_config(program, switch.address), HOSTS, drainer=drainer)
+    controller.start(10)
+    try:
+        controller.add_backend("echo", OLD)
+        send(switch, client(1), _VIP, SYN)
+        eventually(lambda: len(controller.connections()) == 1, "pinning")
+        move = vip_move("m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, tcp("10.0.1.1", 20001))])
+        controller.steering.prepare(move)
+        controller.steering.hold(move, at_once)
+        controller.steering.muted(move)
+        assert answers_before_the_marker == [0 if at_once and distance == 0.0 else 1]
+        switch.inject(frame(6, flat("10.0.2.2"), client(1), ACK, b"x" * 20))
+        assert switch.taken() == []
+        controller.steering.release(move)
+        kept = 2 if at_once and distance == 0.0 else 1
+        eventually(lambda: len(switch.running.out) == kept, "sending on what was kept")
+    finally:
+        controller.stop()
 
 
 @pytest.mark.parametrize("ends", ["completed", "thawed", "restored", "restored before the switch-over"])

@@ -260,7 +260,7 @@ class RouterSteering:
         if commands:
             self._nft(commands)
 
-    def hold(self, move: Move) -> None:
+    def hold(self, move: Move, at_once: bool = False) -> None:
         self.calls.append("hold")
         self._hold(move)
         self.refuse("hold")
@@ -274,10 +274,6 @@ class RouterSteering:
         self.calls.append("drained")
         self._flush(self.hosts[move.source])
         self.refuse("drained")
-
-    def mute(self, move: Move) -> None:
-        self.calls.append("mute")
-        self.refuse("mute")
 
     def muted(self, move: Move) -> None:
         self.calls.append("muted")
