@@ -34,7 +34,7 @@ from controllers.errors import (
     WriteRefused,
 )
 from controllers.rows import REASON_BARRIER, Change, Op, Row
-from migration.trace import SWITCH, told
+from migration.trace import SWITCH, sent, told
 
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -315,9 +315,9 @@ class SwitchLink:
 
         Only our switch takes them (see dataplane/switch/p4runtime/externs.py). Nothing says what became of them.
         """
-        with told(SWITCH, f"write {_summary(changes)} soon", "written"):
-            for change in changes:
-                await self._send_update(self.codec.update(change))
+        sent(SWITCH, f"write {_summary(changes)}")
+        for change in changes:
+            await self._send_update(self.codec.update(change))
 
     async def set_defaults(self, entries: Sequence[finsy.P4TableEntry]) -> None:
         """Set tables' default actions."""

@@ -165,7 +165,11 @@ class Steering(Protocol):
         """Return when everything that the source's sockets send is kept: to be called before their state is read."""
 
     def extend(self, move: Move) -> None:
-        """After the freeze: `move` is now exactly what the image holds; prepare and hold the difference."""
+        """After the freeze: `move` is now exactly what the image holds; prepare and hold the difference.
+
+        Raises if not all that `hold` asked for was done, as `switch_over` does: one of both comes before the original
+        is ended.
+        """
 
     def switch_over(self, move: Move) -> None:
         """Send the endpoints' packets to their new location from now on (they stay held).

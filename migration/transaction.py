@@ -317,6 +317,8 @@ class Transaction:
         """Build the copy, stopped, and see that every socket of the image is there; call `begun` when CRIU is at it."""
 
         if self.way.has_locks:
+            if not self.no_hold:
+                self.steering.extend(self.move)  # which raises if the network did not take the hold
             self.way.end_source()
             self.stage = Stage.ENDED
         begin = time.monotonic()
