@@ -128,10 +128,7 @@ class Drainer:
 
         `crossed` is called before that, as soon as all of it has crossed the network and is in the host's kernel.
         """
-        await self.open(host)
-        tap = self._taps[host.name]
-        async with tap.turn:
-            await _see_through(tap, host, link, hold)
+        await self.measure(host, link, hold)
         crossed()
         await asyncio.get_running_loop().run_in_executor(self._executor, flush_backlogs)
 

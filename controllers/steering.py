@@ -45,16 +45,13 @@ _TURN = 256
 class Drains(Protocol):
     """What waits for packets under way; see controllers.drain.Drainer."""
 
-    async def open(self, host: Host) -> None:
-        """Get ready, when there is time."""
-
     async def drain(
         self, host: Host, link: SwitchLink, hold: int, crossed: Callable[[], None] = lambda: None
     ) -> None:
         """Return when everything that had passed the hold has arrived; call `crossed` when it is in the host."""
 
     async def measure(self, host: Host, link: SwitchLink, hold: int) -> float:
-        """Return how many seconds a packet takes to the host."""
+        """Return how many seconds a packet takes to the host; it makes ready for `drain`, when there is time."""
 
     def close(self, host: str | None = None) -> None:
         """Let go of a host, or of everything."""
@@ -231,7 +228,6 @@ class SwitchSteering:
         if self.holding:
             await self._write_in_turns(self._mark(active))
             await self._queues.begin(active.hold)
-            await self._drainer.open(source)
             active.is_near = await self._drainer.measure(source, self._balancer.link, active.hold) < _NEAR_S
 
     def _mark(self, active: _Active) -> list[Row]:

@@ -43,7 +43,11 @@ class SwitchTables:
         it never was there.
         """
         async with self._lock:
-            again = [Change(Op.MODIFY, row) for row in unconfirmed if self.rows.get(row.key) == row]
+            again = [
+                Change(Op.MODIFY, row)
+                for key, row in by_key(unconfirmed).items()  # a hold that is begun again has its rows twice
+                if self.rows.get(key) == row
+            ]
             changes = [*again, *self._changes(upserts, deletes)]
             if not changes:
                 return

@@ -29,9 +29,6 @@ class AtOnce:
         self.distance = 0.0
         self.arrives: Callable[[Host], Awaitable[None]] | None = None
 
-    async def open(self, host: Host) -> None:
-        """Nothing to open."""
-
     async def drain(
         self, host: Host, link: SwitchLink, hold: int, crossed: Callable[[], None] = lambda: None
     ) -> None:
@@ -59,9 +56,15 @@ HOSTS = {
 
 
 @pytest.fixture
-def controller(program: tuple[Path, Path], switch: ModelSwitch) -> Iterator[Controller]:
+def drainer() -> AtOnce:
+    """Make the controller's drainer."""
+    return AtOnce()
+
+
+@pytest.fixture
+def controller(program: tuple[Path, Path], switch: ModelSwitch, drainer: AtOnce) -> Iterator[Controller]:
     """Run a controller that knows hosts."""
-    running = Controller(controller_config(program, switch.address), HOSTS, drainer=AtOnce())
+    running = Controller(controller_config(program, switch.address), HOSTS, drainer=drainer)
     running.start(10)
     yield running
     running.stop()
@@ -132,25 +135,19 @@ def test_packets_wait_while_nobody_is_there(controller: Controller, switch: Mode
     assert controller.steering._moves == {}
 
 
-def test_the_two_halves_of_a_hold(switch: ModelSwitch, program: tuple[Path, Path]) -> None:
+def test_the_two_halves_of_a_hold(controller: Controller, switch: ModelSwitch, drainer: AtOnce) -> None:
     """Packets are kept as soon as it has started; each start is waited for once, also after a release."""
-    drainer = AtOnce()
-    controller = Controller(controller_config(program, switch.address), HOSTS, drainer=drainer)
-    controller.start(10)
-    try:
-        controller.add_backend("echo", OLD)
-        move = vip_move("m1", "10.0.2.2", "10.0.3.3")
-        for number in (1, 2):
-            controller.steering.start_hold(move)
-            assert send(switch, client(1), _VIP, SYN) == []
-            assert len(drainer.drained) == number - 1
-            controller.steering.drained(move)
-            controller.steering.drained(move)
-            assert len(drainer.drained) == number
-            controller.steering.release(move)
-            assert len(switch.taken()) == 1
-    finally:
-        controller.stop()
+    controller.add_backend("echo", OLD)
+    move = vip_move("m1", "10.0.2.2", "10.0.3.3")
+    for number in (1, 2):
+        controller.steering.start_hold(move)
+        assert send(switch, client(1), _VIP, SYN) == []
+        assert len(drainer.drained) == number - 1
+        controller.steering.drained(move)
+        controller.steering.drained(move)
+        assert len(drainer.drained) == number
+        controller.steering.release(move)
+        assert len(switch.taken()) == 1
 
 
 def test_a_hold_has_a_budget(program: tuple[Path, Path], switch: ModelSwitch) -> None:
@@ -406,10 +403,9 @@ def test_refusals(controller: Controller) -> None:
 @pytest.mark.parametrize("distance", [0.0, 0.1])
 @pytest.mark.parametrize("at_once", [False, True])
 def test_from_when_on_answers_are_kept(
-    switch: ModelSwitch, program: tuple[Path, Path], distance: float, at_once: bool
+    controller: Controller, switch: ModelSwitch, drainer: AtOnce, distance: float, at_once: bool
 ) -> None:
     """From the beginning of the hold, if that is wanted and the source near; else behind the marker; always by then."""
-    drainer = AtOnce()
     drainer.distance = distance
     answers_before_the_marker: list[int] = []
 
@@ -418,24 +414,19 @@ def test_from_when_on_answers_are_kept(
         answers_before_the_marker.append(len(switch.taken()))
 
     drainer.arrives = answer
-    controller = Controller(controller_config(program, switch.address), HOSTS, drainer=drainer)
-    controller.start(10)
-    try:
-        controller.add_backend("echo", OLD)
-        send(switch, client(1), _VIP, SYN)
-        eventually(lambda: len(controller.connections()) == 1, "pinning")
-        move = vip_move("m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, tcp("10.0.1.1", 20001))])
-        controller.steering.prepare(move)
-        controller.steering.hold(move, at_once)
-        controller.steering.muted(move)
-        assert answers_before_the_marker == [0 if at_once and distance == 0.0 else 1]
-        switch.inject(frame(6, flat("10.0.2.2"), client(1), ACK, b"x" * 20))
-        assert switch.taken() == []
-        controller.steering.release(move)
-        kept = 2 if at_once and distance == 0.0 else 1
-        eventually(lambda: len(switch.running.out) == kept, "sending on what was kept")
-    finally:
-        controller.stop()
+    controller.add_backend("echo", OLD)
+    send(switch, client(1), _VIP, SYN)
+    eventually(lambda: len(controller.connections()) == 1, "pinning")
+    move = vip_move("m1", "10.0.2.2", "10.0.3.3", [MovedConnection(OLD, NEW, tcp("10.0.1.1", 20001))])
+    controller.steering.prepare(move)
+    controller.steering.hold(move, at_once)
+    controller.steering.muted(move)
+    assert answers_before_the_marker == [0 if at_once and distance == 0.0 else 1]
+    switch.inject(frame(6, flat("10.0.2.2"), client(1), ACK, b"x" * 20))
+    assert switch.taken() == []
+    controller.steering.release(move)
+    kept = 2 if at_once and distance == 0.0 else 1
+    eventually(lambda: len(switch.running.out) == kept, "sending on what was kept")
 
 
 @pytest.mark.parametrize("ends", ["completed", "thawed", "restored", "restored before the switch-over"])

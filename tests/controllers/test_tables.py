@@ -61,3 +61,13 @@ def test_a_row_that_was_not_taken() -> None:
         asyncio.run(tables.apply([OTHER], (), unconfirmed))
     assert tables.rows == {}
     assert taker.written[-1] == (Op.DELETE, OTHER)
+
+
+def test_a_row_that_was_not_taken_twice() -> None:
+    """A hold that was begun, ended and begun again has told of its rows twice: they are seen to once."""
+    taker = Taker("holding")
+    tables = SwitchTables(taker, "s1")
+    unconfirmed = asyncio.run(tables.apply_soon([HOLDING]))
+    with pytest.raises(WriteRefused, match="s1 refused to modify a row of holding: no"):
+        asyncio.run(tables.apply((), (), unconfirmed * 2))
+    assert (tables.rows, taker.written) == ({}, [(Op.MODIFY, HOLDING)])

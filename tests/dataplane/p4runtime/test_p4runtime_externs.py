@@ -101,11 +101,16 @@ def test_other_externs(ready: Client) -> None:
     assert codes(failure(lambda: ready.write(p4r.Update(type=INSERT, entity=other)))) == [INVALID]
 
 
-def on_stream(fields: dict[str, Any], kind: int = MODIFY) -> any_pb2.Any:
+def packed(kind: int, entity: p4r.Entity) -> any_pb2.Any:
     """Return an update as a stream's `other` message."""
     message = any_pb2.Any()
-    message.Pack(p4r.Update(type=kind, entity=extern(fields)))
+    message.Pack(p4r.Update(type=kind, entity=entity))
     return message
+
+
+def on_stream(fields: dict[str, Any], kind: int = MODIFY) -> any_pb2.Any:
+    """Return an update of a hold queue."""
+    return packed(kind, extern(fields))
 
 
 def test_a_queue_is_let_go_on_the_stream(ready: Client, primary: Stream, switch: ModelSwitch) -> None:
@@ -118,10 +123,8 @@ def test_a_queue_is_let_go_on_the_stream(ready: Client, primary: Stream, switch:
 
 
 def row_on_stream(kind: int) -> any_pb2.Any:
-    """Return an update of a table entry as a stream's `other` message."""
-    message = any_pb2.Any()
-    message.Pack(p4r.Update(type=kind, entity=p4r.Entity(table_entry=exact_entry(1))))
-    return message
+    """Return an update of a table entry."""
+    return packed(kind, p4r.Entity(table_entry=exact_entry(1)))
 
 
 def test_a_row_is_written_on_the_stream(ready: Client, primary: Stream) -> None:
@@ -136,8 +139,7 @@ def test_a_row_is_written_on_the_stream(ready: Client, primary: Stream) -> None:
 
 def test_stream_messages_that_are_refused(ready: Client, primary: Stream) -> None:
     """With the reason and the message; the stream goes on, and only the primary may send them."""
-    counter = any_pb2.Any()
-    counter.Pack(p4r.Update(type=MODIFY, entity=p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=1))))
+    counter = packed(MODIFY, p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=1)))
     string = any_pb2.Any()
     string.Pack(wrappers_pb2.StringValue(value="hold"))
     broken = on_stream({"queue": 3, "holding": False})
