@@ -157,9 +157,10 @@ class Mirror:
                 if self._stamps.get(name) != stamp or str(self._known_as / name) in always:
                     copied += self._bring(name, status, links)
             except FileNotFoundError:
-                if fleeting:
-                    continue
-                raise
+                if not fleeting:
+                    raise
+                remove(self._copy / name)  # it may have been copied already, and nobody would know of it
+                continue
             if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
                 links.setdefault(status.st_ino, name)
             found[name] = stamp

@@ -90,6 +90,32 @@ def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
     assert mirror.sync() == 7  # written a moment ago: it may have changed again within one tick of the clock
 
 
+def test_what_vanishes_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was removed once its content was taken does not stay behind in the copy."""
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.mkdir()
+    copy.mkdir()
+    for name in ("goes", "stays"):
+        (source / name).write_text(name)
+    take = shutil.copyfile
+
+    def take_and_lose(here: Path, there: Path) -> None:
+        take(here, there)
+        if here.name == "goes":
+            here.unlink()
+
+    mirror = Mirror(source, copy)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", take_and_lose)
+        with pytest.raises(FileNotFoundError):
+            mirror.sync()
+        (source / "goes").write_text("once more")
+        mirror.sync(fleeting=True)
+    mirror.sync()
+    assert content(copy) == content(source)
+    assert [path.name for path in copy.iterdir()] == ["stays"]
+
+
 def test_what_a_volume_covers() -> None:
     """The directory and what is below it."""
     volume = Volume(Path("/var/lib/app"), Path("/run"))

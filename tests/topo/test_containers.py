@@ -84,7 +84,7 @@ def test_files_at_work_move(net: Testbed, root: Path, volumes: list[str]) -> Non
         count = len(net.output("writer").split())
         assert wait_until(lambda count=count: len(net.output("writer").split()) > count + 5, 10.0)  # type: ignore[misc]
         report = net.migrate("writer", host)
-        assert report.outcome == "completed", report.reason
+        assert report.outcome == "completed", (report.reason, net.output("writer")[-800:])
     count = len(net.output("writer").split())
     assert wait_until(lambda: len(net.output("writer").split()) > count + 5, 10.0), net.output("writer")
 
