@@ -33,7 +33,7 @@ from . import criuconf
 from .calls import END_TIMEOUT, Call, kill, see_untraced, take
 from .cgroup import freezer_of
 from .driver import TWIN, Contained, Driver, EngineSilent
-from .gate import Gate, streams_of
+from .gate import Gate, is_stopped, streams_of
 from .image import KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, stop_all
 from .layer import Layer, append_log, unmount_left
 from .revival import Messages, let_go, revive
@@ -187,7 +187,8 @@ class EnginePassage:
 
     def resume(self) -> None:
         """Let the copy run."""
-        if not tree.is_running(self._copy):
+        # One that was killed leaves its stop at once and lives for some time yet: its sockets must stay silent.
+        if not is_stopped(self._copy):
             raise MigrationError(f"the copy of {self._app.name} has ended before it ran")
         unrepair(tree.processes(self._copy), probe=True)
         let_go(self._copy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import struct
 import subprocess
 from ipaddress import IPv4Address
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from migration import tree
 from migration.cgroups import UNIFIED, groups_of
 from migration.criu import Criu
 from migration.engines import cgroup, criuconf, gate
@@ -29,6 +31,7 @@ from migration.groups import Party
 from migration.images import BadImage
 from migration.journal import app_from_json, app_to_json
 from migration.model import App, EngineContainer, Host
+from topo.waiting import wait_until
 
 OWN = {"--name": "new", "--pod": "there"}
 
@@ -185,3 +188,19 @@ def test_a_control_group_is_frozen() -> None:
         process.kill()
         process.wait()
         group.rmdir()
+
+
+def test_what_stands_still() -> None:
+    """A stopped tree does; one that runs, was killed a moment ago, or is gone does not."""
+    command = ["sh", "-c", "sleep 60 & wait"]
+    with subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL) as shell:
+        try:
+            assert wait_until(lambda: len(tree.processes(shell.pid)) == 2, 5.0)
+            assert not gate.is_stopped(shell.pid)
+            os.killpg(shell.pid, signal.SIGSTOP)
+            assert wait_until(lambda: gate.is_stopped(shell.pid), 5.0)
+        finally:
+            os.killpg(shell.pid, signal.SIGKILL)
+        assert not gate.is_stopped(shell.pid)  # the moment after the signal, when it may not have ended yet
+        shell.wait()
+        assert not gate.is_stopped(shell.pid)
