@@ -24,6 +24,8 @@ from .gate import MARKER, remove_copies
 from .image import as_stopped, replace
 
 END_TIMEOUT = 10.0
+# Podman's "stopped" comes before: until its cleanup has run it restores nothing ("is running or paused").
+OVER = ("exited", "dead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,12 @@ def let_go(root: int) -> None:
 
 
 def wait_until_over(driver: Driver, found: Contained) -> None:
-    """Wait until the engine knows that a container has ended."""
+    """Wait until the engine knows that a container has ended, and has taken its place apart."""
     deadline = time.monotonic() + END_TIMEOUT
-    while (now := driver.find(found.id)) is not None and now.status in ("running", "paused"):
+    while (now := driver.find(found.id)) is not None and now.status not in OVER:
         if time.monotonic() > deadline:
+            if now.status not in ("running", "paused"):
+                return  # the restore will say what it has against it
             raise MigrationError(f"{driver.name} does not notice that {found.user_name} has ended")
         time.sleep(0.02)
     if now is None:
