@@ -46,6 +46,9 @@ DUMP_LOG = "dump.log"
 RESTORE_LOG = "restore.log"
 # Errors and warnings only: writing the whole debug log takes time while the program stands still.
 LOG_LEVEL = 2
+# How a restore knows the files that a program has open or mapped: by their sizes. CRIU's own choice is build ids, for
+# which it opens and reads every library twice while the program stands still. (RPC has no such option.)
+BY_SIZE = ("--file-validation", "filesize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ class Worker:
         """It did not answer in time: only a signal will end it."""
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
-            self.pid = custody.start_criu(host, [str(criu.binary), "swrk", "3"], other, *files)
+            self.pid = custody.start_criu(host, [str(criu.binary), *BY_SIZE, "swrk", "3"], other, *files)
         self.began = tree.start_time(self.pid)
         self._process: int | None = None
         with contextlib.suppress(ProcessLookupError):  # ended already; the socket tells

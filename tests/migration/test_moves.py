@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moving import PYTHON, Stage, open_descriptors, says, stage, wait_until
 
 from apps.echo.client import gap_between
+from migration.images import FILES_IMAGE, split
 from migration.namespaces import in_netns
 from migration.report import Event, Outcome, Phase
 from migration.tree import processes
@@ -60,6 +62,24 @@ def test_a_copy_keeps_the_clocks_of_the_machine(scene: Stage) -> None:
     app = scene.serve("B")
     assert scene.migrator().migrate(app, scene.hosts["C"]).outcome is Outcome.COMPLETED
     assert Path(f"/proc/{app.pid}/ns/time").readlink() == Path("/proc/self/ns/time").readlink()
+
+
+def test_files_are_known_by_their_sizes(scene: Stage) -> None:
+    """No library has been read for its build id while the program stood still."""
+    entries: list[Any] = []
+
+    def look(step: str, when: str) -> None:
+        if (step, when) == ("transfer", "before"):
+            (image,) = migrator.images.glob(f"**/images/{FILES_IMAGE}")
+            read = scene.runtime.fdinfo.file_entry.FromString
+            entries.extend(read(message) for message in split(image.read_bytes())[1])
+
+    app = scene.serve("B")
+    migrator = scene.migrator(fault=look)
+    assert migrator.migrate(app, scene.hosts["C"]).outcome is Outcome.COMPLETED
+    files = [entry.reg for entry in entries if entry.HasField("reg")]
+    assert [file.name for file in files if file.build_id] == []
+    assert any("libc" in file.name and file.size > 0 for file in files)
 
 
 def connect_anew(scene: Stage) -> None:
