@@ -7,17 +7,22 @@ outside, through its namespaces.
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from migration.tree import wait_for_death
 from topo.containers.limits import Limits, ulimit
 from topo.containers.spec import ContainerSpec
 from topo.errors import BadNetwork, MissingTool, TestbedError
+from topo.waiting import wait_until
 
 ENGINES = ("docker", "podman")
+# Seconds: a program that ends so soon has not begun its work, and what an engine needs to notice an end.
+AT_ONCE, NOTICED = 0.1, 5.0
 RUN_LABEL = "p4ferry.run"
 UNCONFINED = ("seccomp=unconfined", "apparmor=unconfined", "label=disable")
 """The security options of a container that is kept from nothing but by its capabilities."""
@@ -120,6 +125,27 @@ def start(engine: Engine, name: str, hostname: str, spec: ContainerSpec, run: st
     if spec.command is None and len(commands) > 1:
         raise BadNetwork(f"{hostname}: image {spec.image} has no command and no shell: give one (dcmd=…)")
     raise BadNetwork(f"{hostname}: {failure}") from failure
+
+
+def process_of(engine: Engine, container: str) -> int:
+    """Return the process of a container that was just started, 0 if it ended at once.
+
+    An engine calls it running until it has noticed its end, which may come a moment after its start.
+    """
+    pid = engine.pid(container)
+    if pid == 0:
+        return 0
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return 0
+    try:
+        if not wait_for_death(process, AT_ONCE):
+            return pid
+    finally:
+        os.close(process)
+    wait_until(lambda: engine.pid(container) == 0, NOTICED, 0.02)  # its log is complete by then
+    return 0
 
 
 def ulimits() -> Mapping[str, int]:

@@ -88,7 +88,7 @@ class ContainerHost(Host):
             raise
 
     def _running_process(self, name: str) -> int:
-        pid = self.engine.pid(self.container)
+        pid = engines.process_of(self.engine, self.container)
         if pid == 0:
             log = self.engine.log(self.container)
             raise ContainerFailed(

@@ -99,7 +99,7 @@ class Pod(ProcessHost):
         )
         spec = replace(described, image=reference, pod=self.pod, has_input=not has_command)
         made = engines.start(self.engine, PREFIX + name, self.name, spec, self._membership.run)
-        pid = self.engine.pid(made)
+        pid = engines.process_of(self.engine, made)
         if pid == 0:
             said = self.engine.log(made)
             self.engine.remove(made)
