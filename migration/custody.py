@@ -152,14 +152,7 @@ class Custody:
 
     def wait_for_death(self, pid: int, timeout: float | None) -> bool:
         """Wait until a process runs no more (it may be a zombie still); say whether it ended in time."""
-        try:
-            fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return True
-        try:
-            return tree.wait_for_death(fd, timeout)
-        finally:
-            os.close(fd)
+        return tree.ends_within(pid, timeout)
 
     def wait(self, pid: int, timeout: float) -> bool:
         """Wait until a child has ended and was reaped; say whether it did in time."""

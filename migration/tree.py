@@ -69,6 +69,18 @@ def wait_for_death(process: int, timeout: float | None) -> bool:
     return bool(poller.poll(None if timeout is None else timeout * 1000))
 
 
+def ends_within(pid: int, timeout: float | None) -> bool:
+    """Wait until a process runs no more (it may be a zombie still), or is gone; say whether it is so in time."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return wait_for_death(process, timeout)
+    finally:
+        os.close(process)
+
+
 def _status(pid: int | str, key: str) -> str:
     for line in read_or_empty(PROC / str(pid) / "status").splitlines():
         name, _, value = line.partition(":")

@@ -142,9 +142,10 @@ def _remove_marked(folders: str, mark: str) -> None:
 def is_stopped(pid: int) -> bool:
     """Say whether a process was stopped by a signal, and everything that descends from it, unless it has ended."""
     try:
-        return tree.state(pid) == "T" and all(tree.state(one) in "TZ" for one in tree.processes(pid))
+        states = [tree.state(one) for one in tree.processes(pid)]
     except OSError:  # one of them is gone: it was told to go on, or killed
         return False
+    return states[0] == "T" and all(state in "TZ" for state in states)
 
 
 def waiting() -> list[int]:

@@ -7,14 +7,13 @@ outside, through its namespaces.
 
 from __future__ import annotations
 
-import os
 import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from migration.tree import wait_for_death
+from migration.tree import ends_within
 from topo.containers.limits import Limits, ulimit
 from topo.containers.spec import ContainerSpec
 from topo.errors import BadNetwork, MissingTool, TestbedError
@@ -133,17 +132,8 @@ def process_of(engine: Engine, container: str) -> int:
     An engine calls it running until it has noticed its end, which may come a moment after its start.
     """
     pid = engine.pid(container)
-    if pid == 0:
-        return 0
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return 0
-    try:
-        if not wait_for_death(process, AT_ONCE):
-            return pid
-    finally:
-        os.close(process)
+    if pid == 0 or not ends_within(pid, AT_ONCE):
+        return pid
     wait_until(lambda: engine.pid(container) == 0, NOTICED, 0.02)  # its log is complete by then
     return 0
 
