@@ -8,8 +8,10 @@ import os
 import signal
 import struct
 import subprocess
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -17,6 +19,7 @@ from migration import tree
 from migration.cgroups import UNIFIED, groups_of
 from migration.criu import Criu
 from migration.engines import cgroup, criuconf, gate
+from migration.engines.driver import Contained, Driver
 from migration.engines.image import (
     DESCRIPTORS,
     KEPT_DESCRIPTORS,
@@ -27,6 +30,8 @@ from migration.engines.image import (
     stop_all,
 )
 from migration.engines.podman import as_create
+from migration.engines.revival import wait_until_over
+from migration.errors import MigrationError
 from migration.groups import Party
 from migration.images import BadImage
 from migration.journal import app_from_json, app_to_json
@@ -204,3 +209,25 @@ def test_what_stands_still() -> None:
         assert not gate.is_stopped(shell.pid)  # the moment after the signal, when it may not have ended yet
         shell.wait()
         assert not gate.is_stopped(shell.pid)
+
+
+@pytest.mark.parametrize("last", ["exited", "dead", None])
+def test_an_original_is_restored_when_it_has_been_taken_apart(last: str | None) -> None:
+    """Podman's "stopped" is not enough; a container that was removed meanwhile is none that can be restored."""
+    said = ["running", "stopped", "stopped", last]
+    found = Contained("id", "echo", 1, "running", Path("/upper"), None, {})
+
+    class Reluctant:
+        name = "podman"
+
+        def find(self, container: str) -> Contained | None:
+            status = said.pop(0)
+            return None if status is None else replace(found, status=status)
+
+    driver = cast(Driver, Reluctant())
+    if last is None:
+        with pytest.raises(MigrationError, match="podman has removed echo"):
+            wait_until_over(driver, found)
+    else:
+        wait_until_over(driver, found)
+    assert said == []
