@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,6 +119,45 @@ def test_what_waits_comes_back_in_order(lab: Lab, pipeline: EbpfPipeline) -> Non
     assert numbers(lab, 1) == [778]
     pipeline.remove_queue(3)
     assert lab.events.empty()
+
+
+def test_newer_packets_do_not_overtake(lab: Lab, pipeline: EbpfPipeline) -> None:
+    """What another CPU sends while a long queue empties stays behind it, although its own CPU has nothing to do."""
+    cpus = sorted(os.sched_getaffinity(0))
+    held, newer = 200, 40  # more would not fit into the send buffer of a packet socket
+    frames = [segment(number) for number in range(held + newer)]
+    for _ in range(10):
+        hold(pipeline)
+        with sender(lab.cables[1], frames[:held], cpus[0]):
+            pass
+        with sender(lab.cables[1], frames[held:], cpus[-1], pause=0.0003):
+            pipeline.release_queue(3)
+            delete_row(pipeline)
+        assert numbers(lab, held + newer) == list(range(held + newer))
+        pipeline.remove_queue(3)
+
+
+@contextlib.contextmanager
+def sender(cable: Cable, frames: list[bytes], cpu: int, pause: float = 0) -> Iterator[None]:
+    """Run a process on a CPU that sends frames, one every `pause` seconds; wait for it at the end."""
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.sched_setaffinity(0, {cpu})
+            os.write(tell, b".")
+            for frame in frames:
+                cable.send(frame)
+                after = time.perf_counter() + pause
+                while time.perf_counter() < after:
+                    pass
+        finally:
+            os._exit(0)
+    os.close(tell)
+    os.read(ready, 1)
+    os.close(ready)
+    yield
+    os.waitpid(child, 0)
 
 
 def test_a_queue_is_used_again(lab: Lab, pipeline: EbpfPipeline) -> None:
@@ -276,12 +318,18 @@ def test_nothing_is_left(lab: Lab, pipeline: EbpfPipeline) -> None:
 
 @pytest.mark.parametrize("chunk", [200, 1 << 18], ids=["requests", "bulk"])
 def test_a_connection_does_not_notice(lab: Lab, pipeline: EbpfPipeline, chunk: int) -> None:
-    """Held for 30 ms again and again under load: every byte arrives, and the sender repeats nothing."""
+    """Held for 30 ms again and again under load: every byte arrives, and the sender takes nothing for lost."""
     with hosts(lab) as (one, two):
         with two.inside():
             listener = socket.create_server(("10.0.0.2", PORT))
+        if chunk < 1000:
+            one.never_wait_for_acknowledgements("10.0.0.2")
         with one.inside():
             client = socket.create_connection(("10.0.0.2", PORT), timeout=30)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        before = retransmits(client)  # an interface that is just up may lose a SYN
+        with one.inside():
+            timeouts = counter("TCPTimeouts")
         server, _ = listener.accept()
         server.settimeout(30)
         ends = threading.Event()
@@ -316,12 +364,16 @@ def test_a_connection_does_not_notice(lab: Lab, pipeline: EbpfPipeline, chunk: i
         for thread in threads:
             thread.join(30)
         assert got == sent
-        repeated = retransmits(client)
+        repeated = retransmits(client) - before
+        with one.inside():
+            timeouts = counter("TCPTimeouts") - timeouts
         for end in (client, server, listener):
             end.close()
-    print(f"{sent[0]} bytes sent, {repeated} segments repeated")
-    # A bulk sender's packets leave from several CPUs and may overtake each other on a busy machine, held or not.
-    assert repeated <= (0 if chunk < 1000 else 1000)
+    print(f"{sent[0]} bytes sent, {repeated} segments repeated, {timeouts} time-outs")
+    # What is sent when an acknowledgement comes, or room in a queue, leaves from that event's CPU, and what the program
+    # sends from its own: either may overtake the other, held or not, and be repeated. Not so for every hold, though.
+    assert repeated <= (3 if chunk < 1000 else 1000)
+    assert timeouts == 0
     assert lab.events.empty()
 
 
@@ -329,3 +381,9 @@ def retransmits(connection: socket.socket) -> int:
     """Return how many segments a connection has sent again (tcpi_total_retrans)."""
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     return int(struct.unpack_from("=I", info, 100)[0])
+
+
+def counter(name: str) -> int:
+    """Return one of the extended TCP counters of the network namespace."""
+    names, values = Path("/proc/thread-self/net/netstat").read_text().splitlines()[:2]
+    return int(dict(zip(names.split(), values.split(), strict=True))[name])
