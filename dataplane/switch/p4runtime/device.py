@@ -310,18 +310,19 @@ class Device:
         with refusals():
             committed.forwarding.pipeline.packet_out(frame)
 
-    def stream_update(self, controller: Controller, message: any_pb2.Any) -> None:
-        """Carry out an update that came on the stream, between the packets that were sent before and after it.
+    def stream_updates(self, controller: Controller, message: any_pb2.Any) -> None:
+        """Carry out what came on the stream, between the packets that were sent before and after it.
 
         Raises RequestRefused.
         """
-        update = externs.stream_update(message)
+        updates = externs.stream_updates(message)
         with self._state_lock:
             if controller is not self.arbitration.primary:
                 raise RequestRefused(Code.PERMISSION_DENIED, "only the primary may write")
-            (result,) = self._forwarding().write([update])
-        if result is not None:
-            raise result
+            results = self._forwarding().write(updates)
+        for result in results:
+            if result is not None:
+                raise result
 
     def acknowledge_digest(self, controller: Controller, ack: p4r.DigestListAck) -> None:
         """Take the acknowledgement of a digest list; raises RequestRefused."""

@@ -10,15 +10,16 @@ google.protobuf.Struct:
   LOSSES       read only: {"digests": 0, "packet_ins": 0}, since the pipeline was loaded.
 
 Updates of externs and of table entries may also come on the stream, as a StreamMessageRequest's `other` with a
-p4.v1.Update in it: they take effect sooner than a Write does, behind the packet-outs that were sent before them and
-before those that are sent after them. Only refusals are answered.
+p4.v1.Update in it, or with several in a p4.v1.WriteRequest: they take effect sooner than a Write does, behind the
+packet-outs that were sent before them and before those that are sent after them. Only refusals are answered, the first
+one of a message.
 
 A read must name the extern: who asks for everything does not expect what P4Info does not have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from finsy.proto import p4r
@@ -30,6 +31,7 @@ from dataplane.switch.pipeline import HoldQueue, Operation, Pipeline, QueueState
 
 EXTERN_TYPE = 0x81
 HOLD_QUEUES, LOSSES = 0x8100_0001, 0x8100_0002
+_ON_STREAM = ("extern_entry", "table_entry")
 
 
 def write_extern(pipeline: Pipeline, operation: Operation, entry: p4r.ExternEntry) -> None:
@@ -54,17 +56,22 @@ def write_extern(pipeline: Pipeline, operation: Operation, entry: p4r.ExternEntr
             raise invalid("a hold queue is modified by holding: true or false")
 
 
-def stream_update(message: any_pb2.Any) -> p4r.Update:
-    """Unpack an update that came as a stream's `other` message; raises RequestRefused if it is none that may."""
-    update = p4r.Update()
+def stream_updates(message: any_pb2.Any) -> Sequence[p4r.Update]:
+    """Unpack what came as a stream's `other` message; raises RequestRefused if it is none that may."""
+    update, several = p4r.Update(), p4r.WriteRequest()
+    updates: Sequence[p4r.Update] = ()
     try:
-        if message.Unpack(update) and update.entity.WhichOneof("entity") in ("extern_entry", "table_entry"):
-            return update
+        if message.Unpack(update):
+            updates = (update,)
+        elif message.Unpack(several):
+            updates = several.updates
     except DecodeError as ex:
         raise invalid("a stream message of our own is a p4.v1.Update; this one cannot be decoded") from ex
-    raise unimplemented(
-        "a stream takes no message of another kind than updates of externs and of table entries, as p4.v1.Update"
-    )
+    if not updates or any(one.entity.WhichOneof("entity") not in _ON_STREAM for one in updates):
+        raise unimplemented(
+            "a stream takes no message of another kind than updates of externs and of table entries, as p4.v1.Update"
+        )
+    return updates
 
 
 def read_externs(pipeline: Pipeline, request: p4r.ExternEntry) -> Iterator[p4r.Entity]:

@@ -139,7 +139,7 @@ class P4RuntimeService(p4r_grpc.P4RuntimeServicer):  # type: ignore[misc]  # gen
                     controller.send(p4r.StreamMessageResponse(error=error))
             case _:
                 try:
-                    self.device.stream_update(controller, request.other)
+                    self.device.stream_updates(controller, request.other)
                 except RequestRefused as ex:
                     error = _stream_error(ex)
                     error.other.other.CopyFrom(request.other)

@@ -137,6 +137,32 @@ def test_a_row_is_written_on_the_stream(ready: Client, primary: Stream) -> None:
     ready.write(insert(exact_entry(1)))
 
 
+def several(*updates: p4r.Update) -> any_pb2.Any:
+    """Return updates as a stream's `other` message."""
+    message = any_pb2.Any()
+    message.Pack(p4r.WriteRequest(updates=updates))
+    return message
+
+
+def test_several_updates_in_one_message(ready: Client, primary: Stream, switch: ModelSwitch) -> None:
+    """All are carried out, the first refusal is answered; a message with nothing in it is refused."""
+    write(ready, INSERT, QUEUE)
+    let_go = p4r.Update(type=MODIFY, entity=extern({"queue": 3, "holding": False}))
+    primary.send(other=several(insert(exact_entry(1)), let_go))
+    assert primary.nothing_comes()
+    assert not switch.engine.running.queues()[3].holding
+    message = several(insert(exact_entry(1)), insert(exact_entry(2)))
+    primary.send(other=message)
+    error = primary.expect("error")
+    assert (error.canonical_code, error.other.other) == (ALREADY_EXISTS, message)
+    assert codes(failure(lambda: ready.write(insert(exact_entry(2))))) == [ALREADY_EXISTS]
+    counter = p4r.Update(type=MODIFY, entity=p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=1)))
+    for message in (several(), several(insert(exact_entry(3)), counter)):
+        primary.send(other=message)
+        assert primary.expect("error").canonical_code == UNIMPLEMENTED
+    ready.write(insert(exact_entry(3)))
+
+
 def test_stream_messages_that_are_refused(ready: Client, primary: Stream) -> None:
     """With the reason and the message; the stream goes on, and only the primary may send them."""
     counter = packed(MODIFY, p4r.Entity(counter_entry=p4r.CounterEntry(counter_id=1)))
