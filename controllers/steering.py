@@ -109,6 +109,8 @@ class SwitchSteering:
         self._moves: dict[str, _Active] = {}
         self._muting: dict[str, Future[None]] = {}
         """What was begun by a hold and nobody has waited for, by the move."""
+        self._releasing: dict[str, tuple[asyncio.Event, Future[None]]] = {}
+        """What is to begin a release, and is waited for by it, by the move."""
         self._hold_ids = itertools.count(1)
         self._left: set[Key] = set()
         """Rows of locations that were left, kept for packets from there which another move's hold still has."""
@@ -151,6 +153,16 @@ class SwitchSteering:
     def switch_over(self, move: Move) -> None:
         """Send the endpoints' packets to their new location from now on."""
         self._call(lambda: self._switch_over(move))
+
+    def releasing(self, move: Move) -> Callable[[], None]:
+        """Get ready to let the switch's queue go; return what does it, by a message that nobody waits for."""
+        go = asyncio.Event()
+        self._releasing[move.id] = go, self._begin(lambda: self._release_soon(move, go))
+
+        def begin() -> None:
+            self._loop.call_soon_threadsafe(go.set)
+
+        return begin
 
     def release(self, move: Move) -> HeldStats:
         """Send on what was held, in order, and stop holding."""
@@ -450,7 +462,30 @@ class SwitchSteering:
 
     # ---- release
 
+    async def _release_soon(self, move: Move, go: asyncio.Event) -> None:
+        """Do the part of `_release` that the program waits for, as soon as it is time."""
+        active = self._moves.get(move.id)
+        if active is None or not active.switched or active.hold not in self._queues:
+            return
+        await self._end_muting(move)
+        let_go = self._queues.letting_go(active.hold)
+        await go.wait()
+        await self._let_go_sent(active.hold, active, move)
+        await let_go()
+
+    async def _end_releasing(self, move: Move) -> None:
+        """Wait for what was begun, or see that it never begins."""
+        go, begun = self._releasing.pop(move.id, (None, None))
+        if go is None or begun is None:
+            return
+        if not go.is_set():
+            begun.cancel()
+            return
+        with contextlib.suppress(ControllerError):
+            await asyncio.wrap_future(begun)
+
     async def _release(self, move: Move) -> HeldStats:
+        await self._end_releasing(move)
         active = self._moves.get(move.id)
         await self._end_muting(move)
         table = self._balancer.table

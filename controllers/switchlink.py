@@ -311,13 +311,12 @@ class SwitchLink:
         return refused
 
     async def write_soon(self, changes: Sequence[Change]) -> None:
-        """Write changes by messages on the stream, before the packets that are sent next.
+        """Write changes by a message on the stream, before the packets that are sent next.
 
-        Only our switch takes them (see dataplane/switch/p4runtime/externs.py). Nothing says what became of them.
+        Only our switch takes it (see dataplane/switch/p4runtime/externs.py). Nothing says what became of them.
         """
         sent(SWITCH, f"write {_summary(changes)}")
-        for change in changes:
-            await self._send_update(self.codec.update(change))
+        await self._send(self._connected(), _request([self.codec.update(change) for change in changes]))
 
     async def set_defaults(self, entries: Sequence[finsy.P4TableEntry]) -> None:
         """Set tables' default actions."""
@@ -364,17 +363,15 @@ class SwitchLink:
             reasons = [detail.message for detail in ex.details.values()]
             raise WriteRefused(f"switch {self.name}: {', '.join(reasons) or _reason(ex)}") from ex
 
-    async def modify_extern_soon(self, id: int, fields: Mapping[str, Any]) -> None:
-        """Modify an extern entry by a message on the stream, which is there before a Write would be.
+    def modifying_extern_soon(
+        self, id: int, fields: Mapping[str, Any]
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Return what modifies an extern entry by a message on the stream, which is there before a Write would be.
 
         Nothing says what became of it: a Write of the same does, afterwards.
         """
-        await self._send_update(_extern_update(Op.MODIFY, id, fields))
-
-    async def _send_update(self, update: p4r.Update) -> None:
-        request = p4r.StreamMessageRequest()
-        request.other.Pack(update)
-        await self._send(self._connected(), request)
+        request = _request([_extern_update(Op.MODIFY, id, fields)])
+        return lambda: self._send(self._connected(), request)
 
     async def read_externs(self, ids: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
         """Read extern entries, with the extern that each belongs to; raises SwitchError if they are not offered."""
@@ -442,6 +439,13 @@ async def _running(work: Any) -> AsyncIterator[asyncio.Future[Any]]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def _request(updates: Sequence[p4r.Update]) -> p4r.StreamMessageRequest:
+    """Return updates as a message on the stream."""
+    request = p4r.StreamMessageRequest()
+    request.other.Pack(updates[0] if len(updates) == 1 else p4r.WriteRequest(updates=updates))
+    return request
 
 
 def _extern_update(op: Op, id: int, fields: Mapping[str, Any]) -> p4r.Update:

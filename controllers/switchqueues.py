@@ -10,12 +10,13 @@ switch process that was lost and is back gets its queues again (what waited in t
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from controllers.errors import ControllerError, SwitchError, WriteRefused
 from controllers.rows import REASON_HELD, Op
 from migration.steering import HeldStats
-from migration.trace import SWITCH, told
+from migration.trace import SWITCH, sent, told
 
 LOG = logging.getLogger(__name__)
 
@@ -31,8 +32,10 @@ class Externs(Protocol):
     async def write_extern(self, op: Op, id: int, fields: dict[str, Any]) -> None:
         """Write one; raises WriteRefused."""
 
-    async def modify_extern_soon(self, id: int, fields: dict[str, Any]) -> None:
-        """Modify one by a message that is quicker than a write, and has no answer."""
+    def modifying_extern_soon(
+        self, id: int, fields: dict[str, Any]
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Return what modifies one by a message that is quicker than a write, and has no answer."""
 
     async def read_externs(self, ids: list[int]) -> list[tuple[int, dict[str, Any]]]:
         """Read some; raises SwitchError."""
@@ -46,6 +49,8 @@ class SwitchQueues:
         self._link = link
         self._budget = budget
         self._numbers: dict[int, int] = {}
+        self._let_go: set[int] = set()
+        """Holds whose queues were told to let go."""
         self._lost = 0
         """Packet-ins that were lost in the switch, all that are accounted for."""
 
@@ -102,19 +107,35 @@ class SwitchQueues:
             return
         self._numbers[hold] = number
 
+    def letting_go(self, hold: int) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Return what lets go what waits, and returns at once; `release` waits for that."""
+        modify = self._link.modifying_extern_soon(HOLD_QUEUES, self._open(hold))
+
+        async def let_go() -> None:
+            self._let_go.add(hold)
+            sent(SWITCH, "let go what waits, in order")
+            await modify()
+
+        return let_go
+
     async def release(self, hold: int) -> None:
         """Let go what waits, in order; what comes behind it stays behind it. Return when nothing waits any more."""
-        if hold in self._numbers:
-            fields = {"queue": self._numbers[hold], "holding": False}
-            with told(SWITCH, "let go what waits, in order", "nothing waits any more"):
-                await self._link.modify_extern_soon(HOLD_QUEUES, fields)
-                await self._link.write_extern(Op.MODIFY, HOLD_QUEUES, fields)
+        if hold not in self._numbers:
+            return
+        if hold not in self._let_go:
+            await self.letting_go(hold)()
+        with told(SWITCH, "is anything left?", "nothing waits any more"):
+            await self._link.write_extern(Op.MODIFY, HOLD_QUEUES, self._open(hold))
+
+    def _open(self, hold: int) -> dict[str, Any]:
+        return {"queue": self._numbers[hold], "holding": False}
 
     async def end(self, hold: int) -> HeldStats:
         """Give a queue back; return what it held, and as dropped also what the switch lost since the last time."""
         if not self.offered:
             return HeldStats()
         number = self._numbers.pop(hold, None)
+        self._let_go.discard(hold)
         stats = HeldStats()
         try:
             for id, fields in await self._link.read_externs([HOLD_QUEUES, LOSSES]):

@@ -27,6 +27,7 @@ from .inet import InetSocket
 from .journal import Note
 from .model import App, Host
 from .neighbours import Surroundings
+from .runtime import Releasing, nothing_to_release
 from .steering import Endpoint, IpProtocol
 from .transfer.modes import Choice, Mode, Wish
 from .turns import turn_of
@@ -181,7 +182,7 @@ class PartyPassage:
         for part in self.parts:
             part.end_source()
 
-    def resume(self) -> None:
+    def resume(self, releasing: Releasing = nothing_to_release) -> None:
         """Let all copies run."""
         together([part.resume for part in self.parts])
         for app, pid in zip(self._apps, self.copies, strict=True):

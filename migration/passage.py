@@ -23,6 +23,7 @@ from .model import App, Host
 from .namespaces import URGENT, WHEN_IDLE, in_netns
 from .repair import unrepair
 from .revival import revive
+from .runtime import Releasing, nothing_to_release
 from .transfer.carrier import Carrier
 from .transfer.modes import Choice
 from .turns import turn_of
@@ -67,7 +68,7 @@ class ProcessPassage:
         self._frozen: list[int] = []
         """The processes of the original, which do not change any more once CRIU has stopped them."""
         self._has_locks = False
-        self._has_begun = self._has_ended = False
+        self._has_begun = self._has_ended = self._is_dismissed = False
         self._copy = 0
         self._original = os.pidfd_open(app.pid)
         self._turn = contextlib.ExitStack()
@@ -160,8 +161,8 @@ class ProcessPassage:
 
     def dump(self) -> None:
         """Let the dump worker write the image of the stopped processes."""
+        self._dumper.answer(True)
         with self.carrier.freezing():
-            self._dumper.answer(True)
             self._frozen = tree.processes(self._pid)
             try:
                 self._dumper.wait_for("post-dump", self.carrier.early)
@@ -219,20 +220,19 @@ class ProcessPassage:
         self._has_ended = True
         if self.carrier.keeps_source:
             return
-        # At once, since one that loses its controller would give the sockets back to the network, and close them. But
-        # what it has to do has time: the copy has not.
-        self._dumper.set_priority(WHEN_IDLE)
-        with contextlib.suppress(CriuFailed):  # it has been killed, too, and is not needed any more
-            self._dumper.answer(True)
         if self.has_locks:
             self._let_go_sockets()  # and with them whatever else it may have open: the copy wants the locks
 
-    def resume(self) -> None:
+    def resume(self, releasing: Releasing = nothing_to_release) -> None:
         """Let the restore worker go on until the copy runs, TCP having left repair mode.
 
         Nobody waits for either worker's end here, lest they take time from the copy and from what it waits for.
         """
         try:
+            self._restorer.answer(True)
+            begin = releasing()
+            self._restorer.wait_for("pre-resume")
+            begin()
             self._restorer.answer(True)
             self._restorer.wait_for("post-resume")
         except MigrationError:
@@ -245,7 +245,9 @@ class ProcessPassage:
         self._has_run = True
         if self.carrier.keeps_source:
             self._finish_restore()  # its daemon has to hear of the end
-        elif self._lock == "NFTABLES":
+            return
+        self._dismiss_dumper()
+        if self._lock == "NFTABLES":
             self.bury_source()  # nothing else keeps back what its kernel may go on sending
 
     def _finish_restore(self) -> None:
@@ -266,8 +268,18 @@ class ProcessPassage:
         if not self._custody.wait_for_death(self._pid, 5):
             raise MigrationError(f"process {self._pid} was checkpointed but did not end")
 
+    def _dismiss_dumper(self) -> None:
+        """Tell the dump worker that the original has ended; it cleans up, which takes time that the copy has not."""
+        if self._is_dismissed:
+            return
+        self._is_dismissed = True
+        self._dumper.set_priority(WHEN_IDLE)
+        with contextlib.suppress(CriuFailed):  # it has been killed, too, and is not needed any more
+            self._dumper.answer(True)
+
     def _let_go_sockets(self) -> None:
         """See the dump worker end, whose copies of the dead original's sockets take their ports."""
+        self._dismiss_dumper()
         self._dumper.set_priority(URGENT)
         self._dumper.drain()
 

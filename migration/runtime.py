@@ -22,6 +22,14 @@ from .model import App, Host
 from .neighbours import Surroundings
 from .transfer.modes import Choice, Wish
 
+Releasing = Callable[[], Callable[[], None]]
+"""Gets ready to let held packets go, and returns what does it; see Steering.releasing."""
+
+
+def nothing_to_release() -> Callable[[], None]:
+    """Do nothing, and return what does nothing."""
+    return lambda: None
+
 
 class Passage(Protocol):
     """One program between two hosts."""
@@ -64,8 +72,12 @@ class Passage(Protocol):
     def end_source(self) -> None:
         """End the frozen original; its connections are not closed, only forgotten."""
 
-    def resume(self) -> None:
-        """Let the copy run."""
+    def resume(self, releasing: Releasing = nothing_to_release) -> None:
+        """Let the copy run; raises MigrationError if it does not.
+
+        `releasing` is called when that has begun, and what it returned as soon as the copy's sockets may have packets:
+        what they do costs no time. Where several programs, or others than CRIU, are let go, neither is.
+        """
 
     def complete(self) -> None:
         """Return when the copy needs nothing of its source any more; raises MemoryLost, the copy having ended."""

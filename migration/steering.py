@@ -7,7 +7,7 @@ the image, before and after.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address
@@ -118,6 +118,9 @@ class NullSteering:
     def switch_over(self, move: Move) -> None:
         self.calls.append("switch_over")
 
+    def releasing(self, move: Move) -> Callable[[], None]:
+        return lambda: None
+
     def release(self, move: Move) -> HeldStats:
         self.calls.append("release")
         return HeldStats()
@@ -175,6 +178,12 @@ class Steering(Protocol):
         """Send the endpoints' packets to their new location from now on (they stay held).
 
         Of what the source has sent, the image's share goes on to the peers; the rest waits for `release`.
+        """
+
+    def releasing(self, move: Move) -> Callable[[], None]:
+        """Get ready for `release` beside the caller, and return what begins it, to be called at most once.
+
+        Neither waits for anything or says how it went: `release` does, and has to follow in any case.
         """
 
     def release(self, move: Move) -> HeldStats:

@@ -343,7 +343,7 @@ class Transaction:
             self.stage = Stage.ENDED
         begin = time.monotonic()
         try:
-            self.way.resume()
+            self.way.resume(lambda: self.steering.releasing(self.move))
         except MigrationError as ex:
             # Its sockets were in use for a moment before it ended: see docs/crash-safety.md.
             raise MigrationError(

@@ -29,6 +29,7 @@ from ..images import INVENTORY_IMAGE, has_locks
 from ..journal import Note
 from ..model import App, Host
 from ..repair import silence, unrepair
+from ..runtime import Releasing, nothing_to_release
 from . import criuconf
 from .calls import END_TIMEOUT, Call, kill, see_untraced, take
 from .cgroup import freezer_of
@@ -185,7 +186,7 @@ class EnginePassage:
             kill(pid)
         self._thaw_directly()
 
-    def resume(self) -> None:
+    def resume(self, releasing: Releasing = nothing_to_release) -> None:
         """Let the copy run."""
         # One that was killed leaves its stop at once and lives for some time yet: its sockets must stay silent.
         if not is_stopped(self._copy):

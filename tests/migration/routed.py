@@ -348,6 +348,9 @@ class RouterSteering:
             commands += f"add element ip steering to_port {{ {key(who)} : {where.port} }}\n"
         return commands
 
+    def releasing(self, move: Move) -> Callable[[], None]:
+        return lambda: None
+
     def release(self, move: Move) -> HeldStats:
         self.calls.append("release")
         if self.owner != move.id:
