@@ -230,6 +230,19 @@ class Worker:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self.pid, nice)
 
+    def pause(self) -> None:
+        """Stop it before its next instruction, until `go_on`; what it is told meanwhile waits for it."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it run, if it was stopped."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self._process is not None:
+                signal.pidfd_send_signal(self._process, number)
+
     def features(self) -> Any:
         """Ask for the kernel's features, and return them as CRIU's message."""
         self._send(

@@ -68,7 +68,7 @@ class ProcessPassage:
         self._frozen: list[int] = []
         """The processes of the original, which do not change any more once CRIU has stopped them."""
         self._has_locks = False
-        self._has_begun = self._has_ended = self._is_dismissed = False
+        self._has_begun = self._has_ended = False
         self._copy = 0
         self._original = os.pidfd_open(app.pid)
         self._turn = contextlib.ExitStack()
@@ -220,6 +220,12 @@ class ProcessPassage:
         self._has_ended = True
         if self.carrier.keeps_source:
             return
+        # At once, since one that loses its controller would give the sockets back to the network, and close them. But
+        # what it has to do takes time, its own and the kernel's, and the copy has none.
+        if not self.has_locks:
+            self._dumper.pause()
+        with contextlib.suppress(CriuFailed):  # it has been killed, too, and is not needed any more
+            self._dumper.answer(True)
         if self.has_locks:
             self._let_go_sockets()  # and with them whatever else it may have open: the copy wants the locks
 
@@ -246,7 +252,8 @@ class ProcessPassage:
         if self.carrier.keeps_source:
             self._finish_restore()  # its daemon has to hear of the end
             return
-        self._dismiss_dumper()
+        self._dumper.set_priority(WHEN_IDLE)
+        self._dumper.go_on()
         if self._lock == "NFTABLES":
             self.bury_source()  # nothing else keeps back what its kernel may go on sending
 
@@ -268,19 +275,10 @@ class ProcessPassage:
         if not self._custody.wait_for_death(self._pid, 5):
             raise MigrationError(f"process {self._pid} was checkpointed but did not end")
 
-    def _dismiss_dumper(self) -> None:
-        """Tell the dump worker that the original has ended; it cleans up, which takes time that the copy has not."""
-        if self._is_dismissed:
-            return
-        self._is_dismissed = True
-        self._dumper.set_priority(WHEN_IDLE)
-        with contextlib.suppress(CriuFailed):  # it has been killed, too, and is not needed any more
-            self._dumper.answer(True)
-
     def _let_go_sockets(self) -> None:
         """See the dump worker end, whose copies of the dead original's sockets take their ports."""
-        self._dismiss_dumper()
         self._dumper.set_priority(URGENT)
+        self._dumper.go_on()
         self._dumper.drain()
 
     def complete(self) -> None:

@@ -219,6 +219,8 @@ class ProcessRuntime:
         for pid in self.custody.children("worker"):
             if lazy.fetches_pages(pid):
                 self.custody.wait(pid, POST_COPY_TIMEOUT)
+        for pid in self.custody.children("worker"):
+            self.custody.kill(pid, signal.SIGCONT)  # a dump worker whose program had just ended is stopped
         deadline = time.monotonic() + LEFTOVER_TIMEOUT
         for pid in self.custody.children("worker"):
             left = 0.0 if waits_at_gate(pid) else deadline - time.monotonic()

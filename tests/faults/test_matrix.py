@@ -90,6 +90,23 @@ def kill_controller(cell: Cell) -> tuple[str, str]:
     return cells.COMPLETED if is_finished else cells.ROLLED_BACK, f"process {testbed.process.pid}"
 
 
+@pytest.mark.parametrize(
+    ("method", "verdict"),
+    [("end_source", Verdict.REVIVED), ("resume", Verdict.FINISHED)],
+)
+def test_the_controller_is_killed_within_the_release(method: str, verdict: Verdict, stage: Stage) -> None:
+    """After it has ended the original, or let the copy go: the connection lives on where the program does."""
+    stage.close()
+    with doomed(f"passage.{method}", "after") as (testbed, caller):
+        testbed.migrate()
+        with Testbed.recover() as net:
+            (found,) = net.recovered
+            assert (found.verdict, found.reason) == (verdict, None)
+            check_instance(net, "h3" if verdict is Verdict.FINISHED else "h2")
+            caller.call()
+            check_nothing_left(net)
+
+
 def test_the_matrix_is_whole() -> None:
     """Every step and every fault, before and after: at least a hundred cells that have something to hit."""
     every = every_cell()

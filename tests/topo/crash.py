@@ -1,8 +1,8 @@
 """A testbed whose process kills itself at a chosen point of a migration, and what its test sees from outside.
 
 Run as `python crash.py STEP WHEN MODE [ROOT]`: builds a testbed with an echo server behind a VIP, says where its
-client's host is, waits for a line, and migrates. STEP "-" only waits to be killed. With a root file system the
-server is a container.
+client's host is, waits for a line, and migrates. STEP "-" only waits to be killed; "passage.NAME" is a method of the
+passage. With a root file system the server is a container.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from migration.namespaces import in_netns
+from migration.passage import ProcessPassage
 from tests.roots import ECHO
 from topo.measure import TCP_ECHO
 from topo.testbed import LoadBalancerNetwork, Testbed
@@ -110,6 +111,18 @@ def doomed(
         testbed.close()
 
 
+def die_around(name: str, when: str) -> None:
+    """Make a method of every passage the process's last."""
+    method = getattr(ProcessPassage, name)
+
+    def last(*arguments: object, **options: object) -> None:
+        if when == "after":
+            method(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(ProcessPassage, name, last)
+
+
 def main(step: str, when: str, mode: str, root: str = "") -> None:
     """Be the doomed process."""
 
@@ -117,6 +130,8 @@ def main(step: str, when: str, mode: str, root: str = "") -> None:
         if (at, moment) == (step, when):
             os.kill(os.getpid(), signal.SIGKILL)
 
+    if step.startswith("passage."):
+        die_around(step.removeprefix("passage."), when)
     with Testbed(LoadBalancerNetwork(hosts=3), fault=fault, mode=mode) as bed:
         if root:
             bed.run("echo", "h2", ["python3", ECHO, "server"], service=VIP, image=root)
