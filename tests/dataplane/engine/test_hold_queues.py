@@ -137,27 +137,34 @@ def test_newer_packets_do_not_overtake(lab: Lab, pipeline: EbpfPipeline) -> None
         pipeline.remove_queue(3)
 
 
+SENDER = """
+import os, socket, sys, time
+interface, cpu, pause, size = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+frames = sys.stdin.buffer.read()
+os.sched_setaffinity(0, {cpu})
+sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+sender.bind((interface, 0))
+print("ready", flush=True)
+for at in range(0, len(frames), size):
+    sender.send(frames[at : at + size])
+    after = time.perf_counter() + pause
+    while time.perf_counter() < after:
+        pass
+"""
+
+
 @contextlib.contextmanager
 def sender(cable: Cable, frames: list[bytes], cpu: int, pause: float = 0) -> Iterator[None]:
     """Run a process on a CPU that sends frames, one every `pause` seconds; wait for it at the end."""
-    ready, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.sched_setaffinity(0, {cpu})
-            os.write(tell, b".")
-            for frame in frames:
-                cable.send(frame)
-                after = time.perf_counter() + pause
-                while time.perf_counter() < after:
-                    pass
-        finally:
-            os._exit(0)
-    os.close(tell)
-    os.read(ready, 1)
-    os.close(ready)
-    yield
-    os.waitpid(child, 0)
+    command = [sys.executable, "-c", SENDER, cable.host, str(cpu), str(pause), str(len(frames[0]))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"".join(frames))
+        process.stdin.close()
+        assert process.stdout.readline() == b"ready\n"
+        yield
+        assert process.wait(10) == 0
 
 
 def test_a_queue_is_used_again(lab: Lab, pipeline: EbpfPipeline) -> None:
