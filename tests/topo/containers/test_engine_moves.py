@@ -234,7 +234,7 @@ def test_the_controller_dies(engine: Engine) -> None:
                 ever.wait()
 
             if step == "resume":  # the original has been ended, the copy has not run
-                patch.setattr(EnginePassage, "resume", lambda passage, die=die: die())
+                patch.setattr(EnginePassage, "resume", lambda passage, releasing, die=die: die())
             faults.at, faults.action = (step, when), die
             source, destination = app.host.name, "h3" if app.host.name == "h2" else "h2"
             arguments = (replace(app, engine=replace(app.engine)), net.hosts[destination])  # type: ignore[type-var]
