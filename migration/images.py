@@ -102,6 +102,31 @@ def as_sent(image: bytes, tcp_stream: Any) -> bytes | None:
     return join(header, [entry.SerializeToString()]) + queues
 
 
+def without_queue(image: bytes, peer: bytes, tcp_stream: Any) -> tuple[bytes, bytes]:
+    """Empty the send queue of a tcp-stream image whose peer is in the image `peer`, taken at the same time.
+
+    Returns the image as if the peer had acknowledged all that it has received, and said what room it has, and nothing
+    were queued; and the queue's bytes that the peer has not received. Raises BadImage if the peer has received what
+    the queue does not hold: bytes of this connection would be lost.
+    """
+    header, message, queues = _split_stream(image)
+    entry = tcp_stream.tcp_stream_entry.FromString(message)
+    other = tcp_stream.tcp_stream_entry.FromString(_split_stream(peer)[1])
+    heard = (other.inq_seq - entry.outq_seq + entry.outq_len) & 0xFFFFFFFF
+    if heard > entry.outq_len:
+        raise BadImage("two ends of a connection were written while packets went from one to the other")
+    if len(queues) < entry.inq_len + entry.outq_len:
+        raise BadImage("the tcp-stream image ends within its queues")
+    received, sending = queues[: entry.inq_len], queues[entry.inq_len : entry.inq_len + entry.outq_len]
+    entry.outq_seq = other.inq_seq
+    entry.outq_len = entry.unsq_len = 0
+    if entry.HasField("snd_wnd") and other.HasField("rcv_wnd"):
+        room = (other.rcv_wup + other.rcv_wnd - other.inq_seq) & 0xFFFFFFFF
+        entry.snd_wnd = room if room < 1 << 31 else 0
+        entry.max_window = max(entry.max_window, entry.snd_wnd)
+    return join(header, [entry.SerializeToString()]) + received, sending[heard:]
+
+
 def _split_stream(image: bytes) -> tuple[bytes, bytes, bytes]:
     """Cut a tcp-stream image into its magics, its message, and the queues."""
     start = _HEADER.size + _LENGTH.size

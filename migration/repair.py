@@ -14,16 +14,22 @@ import ctypes
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 
 from . import tree
+from .inet import plain
+from .streams import Ends, reversed_ends
 
 # <linux/tcp.h>
 TCP_REPAIR = 19
 TCP_REPAIR_OFF = 0
 TCP_REPAIR_ON = 1
 TCP_REPAIR_OFF_NO_WP = -1
+# <asm-generic/socket.h>
+SO_SNDBUFFORCE = 32
+SO_BUF_LOCK = 72
 _SYS_PIDFD_GETFD = 438
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -60,6 +66,48 @@ def disconnect(pids: Iterable[int]) -> int:
                 number = ctypes.get_errno()
                 raise OSError(number, f"disconnect: {os.strerror(number)}")
         return len(connections)
+
+
+def say(pids: Iterable[int], unsaid: Mapping[Ends, bytes]) -> None:
+    """Write what connections have still to say into their sockets, once all of them, and their peers, are there.
+
+    The processes stand still. Their sockets leave repair mode, and the kernel delivers what the peers have room for.
+    Raises OSError, or ProcessLookupError if a socket is missing.
+    """
+    wanted = {*unsaid, *map(reversed_ends, unsaid)}
+    with tcp_sockets(pids) as sockets:
+        found = {ends: one for one in sockets if (ends := ends_of(one)) is not None and ends in wanted}
+        if missing := wanted - found.keys():
+            here, own, there, port = min(missing, key=str)
+            raise ProcessLookupError(errno.ESRCH, f"no socket connects {here}:{own} with {there}:{port}")
+        for one in found.values():
+            one.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
+        for ends, content in unsaid.items():
+            fill(found[ends], content)
+
+
+def fill(connection: socket.socket, content: bytes) -> None:
+    """Write without waiting; a send buffer that is too small for it is enlarged, as it was when it took all this."""
+    left = memoryview(content)
+    while left:
+        try:
+            left = left[connection.send(left, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) :]
+        except BlockingIOError:
+            size = connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            lock = connection.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
+            connection.setsockopt(
+                socket.SOL_SOCKET, SO_SNDBUFFORCE, size
+            )  # the kernel doubles what it is told
+            connection.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, lock)
+
+
+def ends_of(connection: socket.socket) -> Ends | None:
+    """Name a socket by where it ends, if it is connected."""
+    try:
+        (here, own), (there, port) = connection.getsockname()[:2], connection.getpeername()[:2]
+    except OSError:
+        return None
+    return plain(ip_address(here)), own, plain(ip_address(there)), port
 
 
 def silence(pids: Iterable[int]) -> None:

@@ -6,6 +6,7 @@ were started apart. Connections between the parts move at both ends.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -15,7 +16,7 @@ from .images import FILES_IMAGE, OpenFiles, Rewritten
 from .inet import InetSocket, Relocation, local_ends
 from .runtime import Passage
 from .steering import Spoken
-from .streams import inner_streams, sent_by_inode
+from .streams import Ends, ends_of, sent_by_inode, without_queues
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,20 @@ def sent(passage: Passage, images: Images, tcp_stream: Any) -> dict[int, Spoken]
     return found
 
 
-def transfer(passage: Passage, images: Images, own: IPv4Address, tcp_stream: Any) -> int:
-    """Bring the images to the destination with the new addresses in them; return their bytes."""
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What a transfer brought to the destination, in bytes, and what it could not bring in images."""
+
+    size: int
+    unsaid: Mapping[Ends, bytes]
+    """By its new ends, what a connection within the host had written and its peer had not received."""
+
+
+def transfer(passage: Passage, images: Images, own: IPv4Address, tcp_stream: Any) -> Handover:
+    """Bring the images to the destination with the new addresses in them."""
+    parts = list(zip(passage.parts, images.parts, strict=True))
+    streams, unsaid = without_queues([(part.images, one.before) for part, one in parts], own, tcp_stream)
     size = 0
-    for part, rewritten in zip(passage.parts, images.parts, strict=True):
-        streams = inner_streams(part.images, rewritten.before, own, tcp_stream)
-        size += part.transfer({FILES_IMAGE: rewritten.image, **streams})
-    return size
+    for (part, rewritten), changed in zip(parts, streams, strict=True):
+        size += part.transfer({FILES_IMAGE: rewritten.image, **changed})
+    return Handover(size, {ends_of(s): unsaid[s.inode] for s in images.after if s.inode in unsaid})

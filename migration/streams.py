@@ -7,14 +7,17 @@ folder a thousand such files cost a thousand opens, so they are opened relative 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from .images import as_sent, spoken, tcp_stream_image
-from .inet import InetSocket
+from .images import as_sent, spoken, tcp_stream_image, without_queue
+from .inet import Address, InetSocket, State
 from .steering import IpProtocol, Spoken
+
+# Local address and port of a connection, and its peer's.
+Ends = tuple[Address, int, Address, int]
 
 # Magics, length and message take about 100 bytes.
 _ENOUGH = 512
@@ -27,18 +30,65 @@ def inner_streams(
 
     CRIU sends on what a connection had not sent yet, as soon as its socket is there. If the peer is another socket of
     the same restore, and not there yet, the kernel answers with a reset. So what waits in the queue of such a
-    connection counts as sent, and is sent again.
+    connection counts as sent, and is sent again; which takes the kernel some seconds.
     """
     found = {}
     for socket in sockets:
-        is_inner = socket.remote.is_loopback or socket.remote == own
-        if not is_inner or socket.protocol != IpProtocol.TCP or not socket.is_connection:
+        path = images / tcp_stream_image(socket.inode)
+        if not is_inner(socket, own) or not path.exists():
             continue
-        name = tcp_stream_image(socket.inode)
-        path = images / name
-        if path.exists() and (image := as_sent(path.read_bytes(), tcp_stream)) is not None:
-            found[name] = image
+        if (image := as_sent(path.read_bytes(), tcp_stream)) is not None:
+            found[path.name] = image
     return found
+
+
+def without_queues(
+    parts: Sequence[tuple[Path, Sequence[InetSocket]]], own: IPv4Address, tcp_stream: Any
+) -> tuple[list[dict[str, bytes]], dict[int, bytes]]:
+    """Return, for each folder of images, those of connections within the host with nothing in their send queues.
+
+    And, by inode, what each connection has still to say: it can be sent as soon as every socket is there again. The
+    ends that have closed their direction keep their queues; see `inner_streams`. Raises BadImage.
+    """
+    inner = [(images, [one for one in sockets if is_inner(one, own)]) for images, sockets in parts]
+    paths = {
+        ends_of(one): images / tcp_stream_image(one.inode) for images, sockets in inner for one in sockets
+    }
+    changed: list[dict[str, bytes]] = []
+    unsaid: dict[int, bytes] = {}
+    for images, sockets in inner:
+        found = inner_streams(images, sockets, own, tcp_stream)
+        for socket in sockets:
+            here, there = paths[ends_of(socket)], paths.get(reversed_ends(ends_of(socket)))
+            if there is None or not here.exists() or not there.exists() or not speaks(socket):
+                continue
+            found[here.name], left = without_queue(here.read_bytes(), there.read_bytes(), tcp_stream)
+            if left:
+                unsaid[socket.inode] = left
+        changed.append(found)
+    return changed, unsaid
+
+
+def is_inner(socket: InetSocket, own: IPv4Address) -> bool:
+    """Say whether a socket is a TCP connection whose peer is on the same host."""
+    is_here = socket.remote.is_loopback or socket.remote == own
+    return is_here and socket.protocol == IpProtocol.TCP and socket.is_connection
+
+
+def speaks(socket: InetSocket) -> bool:
+    """Say whether a connection's own direction is open."""
+    return socket.state in (State.ESTABLISHED, State.CLOSE_WAIT)
+
+
+def reversed_ends(ends: Ends) -> Ends:
+    """Name a connection as its peer does."""
+    local, port, remote, remote_port = ends
+    return remote, remote_port, local, port
+
+
+def ends_of(socket: InetSocket) -> Ends:
+    """Name a connection by where it ends."""
+    return socket.local, socket.local_port, socket.remote, socket.remote_port
 
 
 def sent_by_inode(images: Path, sockets: Iterable[InetSocket], tcp_stream: Any) -> dict[int, Spoken]:

@@ -19,11 +19,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 
-from . import rewriting
+from . import repair, rewriting, tree
 from .cancellation import Cancellation
 from .deadline import UNDO, Deadline, Timeouts
 from .diag import Diag
@@ -39,6 +39,7 @@ from .preflight import Plan, check_ports
 from .report import Connections, Event, OnEvent, Outcome, Phase, Report, StepTime
 from .runtime import Passage, Runtime
 from .steering import Endpoint, IpProtocol, Move, Steering, SteeringError
+from .streams import Ends
 from .transfer.modes import Choice, Mode
 from .workspace import is_full
 
@@ -110,6 +111,7 @@ class Transaction:
         self.is_lost = False  # the program runs nowhere: its image and journal are to be kept
         self.thread = threading.current_thread()  # the one whose waits the deadline bounds
         self.has_inner_connections = False
+        self.unsaid: Mapping[Ends, bytes] = {}
         self.is_calm = False
         """It does not send much on its own: what it says within a few milliseconds may as well be held."""
         self._network_touched = False
@@ -310,8 +312,9 @@ class Transaction:
     def transfer(self) -> None:
         """Bring the image to the destination, with the new addresses in it."""
         assert self.rewritten is not None
-        size = rewriting.transfer(self.way, self.rewritten, self.plan.source.address, self.runtime.tcp_stream)
-        self._bytes["transfer"] = self.report.criu.image_bytes = size
+        done = rewriting.transfer(self.way, self.rewritten, self.plan.source.address, self.runtime.tcp_stream)
+        self._bytes["transfer"] = self.report.criu.image_bytes = done.size
+        self.unsaid = done.unsaid
 
     def restore(self, begun: Callable[[], None] = lambda: None) -> None:
         """Build the copy, stopped, and see that every socket of the image is there; call `begun` when CRIU is at it."""
@@ -326,10 +329,20 @@ class Transaction:
         self.journal.write("copy", pids=list(self.way.copies))
         self.report.criu.restore_ms = milliseconds(begin)
         self.report.connections = self.count_connections()
+        if self.unsaid:
+            self.say()
         if (broken := self.report.connections.broken) != 0:
             raise MigrationError(
                 f"{broken} connections of the image are missing on {self.plan.destination.name}"
             )
+
+    def say(self) -> None:
+        """Let connections within the host go on: what was under way between their ends when they stood still."""
+        pids = [pid for copy in self.way.copies for pid in tree.processes(copy)]
+        try:
+            repair.say(pids, self.unsaid)
+        except OSError as ex:
+            raise MigrationError(f"a connection within the copy cannot go on: {ex.strerror}") from ex
 
     def switch_over(self) -> None:
         """Point the network at the new place; packets stay held."""

@@ -15,6 +15,7 @@ from migration.errors import MigrationError
 from migration.groups import Member, Party
 from migration.model import App
 from migration.namespaces import in_netns
+from migration.netstat import counters
 from migration.report import Outcome
 from migration.transfer.modes import Mode, Wish
 from migration.tree import is_running
@@ -265,7 +266,7 @@ while True:
 
 @pytest.mark.parametrize("kind", ["group", "party"])
 def test_full_streams_between_them_lose_nothing(scene: Stage, kind: str) -> None:
-    """What the kernel moves between two frozen programs is in both images, or in neither."""
+    """What the kernel moves between two frozen programs is in both images, or in neither; and goes on at once."""
     folder, runtime, host = scene.folder, scene.runtime, scene.hosts["B"]
     stop = folder / "stop"
     pod = runtime.launch_group("pod", host, folder / "pod.log")
@@ -286,3 +287,5 @@ def test_full_streams_between_them_lose_nothing(scene: Stage, kind: str) -> None
     stop.touch()
     wait_until(lambda: bulk.log.read_text() != "", "the end of the stream", 60)
     assert bulk.log.read_text() == "equal\n"
+    for place in "BC":  # nobody had to wait for TCP to notice that something was missing
+        assert counters(scene.hosts[place].pid)["TcpExt.TCPTimeouts"] == 0

@@ -23,6 +23,7 @@ from migration.images import (
     split,
     spoken,
     tcp_stream_image,
+    without_queue,
     words_to_address,
 )
 from migration.inet import Flow, Relocation, State, plain
@@ -302,6 +303,53 @@ def test_queue_that_counts_as_sent(behind: int, unsent: int, queues: bytes) -> N
     changed = as_sent(image, tcp_stream)
     entry.unsq_len = 0
     assert changed == (join(HEADER, [entry.SerializeToString()]) + queues if unsent else None)
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.binary(max_size=50), st.binary(min_size=1, max_size=50), st.integers(0, 50),
+    st.integers(0, 90),
+)  # fmt: skip
+def test_queue_of_which_the_peer_knows(
+    start: int, received: bytes, sending: bytes, unsent: int, room: int
+) -> None:
+    """What the peer has is acknowledged, the rest is taken out; what was received stays, and so does all else."""
+    tcp_stream = _import_pycriu(PRIVATE / "python")[2]
+    unsent = min(unsent, len(sending))
+    heard = len(sending) - unsent
+    entry = tcp_stream.tcp_stream_entry(
+        inq_len=len(received), inq_seq=7, outq_len=len(sending), outq_seq=(start + len(sending)) % 2**32,
+        opt_mask=3, snd_wscale=7, mss_clamp=1460, unsq_len=unsent, snd_wl1=9, snd_wnd=40, max_window=60,
+        rcv_wnd=8, rcv_wup=7, timestamp=5,
+    )  # fmt: skip
+    peer = tcp_stream.tcp_stream_entry(
+        inq_len=0, inq_seq=(start + heard) % 2**32, outq_len=0, outq_seq=7, opt_mask=3, snd_wscale=7,
+        mss_clamp=1460, rcv_wnd=heard + room, rcv_wup=start,
+    )  # fmt: skip
+    there = join(HEADER, [peer.SerializeToString()])
+    image = join(HEADER, [entry.SerializeToString()]) + received + sending
+    changed, left = without_queue(image, there, tcp_stream)
+    entry.outq_seq, entry.outq_len, entry.unsq_len = peer.inq_seq, 0, 0
+    entry.snd_wnd, entry.max_window = room, max(60, room)
+    assert changed == join(HEADER, [entry.SerializeToString()]) + received
+    assert left == sending[heard:]
+    with pytest.raises(BadImage, match="ends within its queues"):
+        without_queue(image[:-1], there, tcp_stream)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(-50, 50).filter(lambda off: not 0 <= off <= 10))
+def test_queue_that_does_not_fit_its_peer(start: int, off: int) -> None:
+    """A peer that has received what the queue does not hold was written at another time."""
+    tcp_stream = _import_pycriu(PRIVATE / "python")[2]
+    ends = [
+        tcp_stream.tcp_stream_entry(
+            inq_len=0, inq_seq=(start + off) % 2**32, outq_len=10, outq_seq=(start + 10) % 2**32, opt_mask=0,
+            snd_wscale=7, mss_clamp=1460,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    image, peer = (join(HEADER, [entry.SerializeToString()]) + b"0123456789" for entry in ends)
+    with pytest.raises(BadImage, match="while packets went from one to the other"):
+        without_queue(image, peer, tcp_stream)
 
 
 def test_the_name_of_a_stream_image() -> None:

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from migration.repair import TCP_REPAIR, getfd, tcp_sockets, unrepair
+from migration.repair import TCP_REPAIR, ends_of, getfd, say, tcp_sockets, unrepair
 
 pytestmark = pytest.mark.net
 
@@ -83,6 +83,29 @@ def test_without_unrepair_it_is_broken(server: subprocess.Popen[bytes]) -> None:
         client.sendall(b"lost")
         with pytest.raises(ConnectionResetError):  # the server ended, for it was not permitted to read
             client.recv(100)
+
+
+@pytest.mark.parametrize("size", [100, 20 << 20])
+def test_what_connections_have_still_to_say(server: subprocess.Popen[bytes], size: int) -> None:
+    """It is written into a socket in repair mode, however little room that has, and read and answered by its peer."""
+    with connect(server) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        os.kill(server.pid, signal.SIGSTOP)
+        put_into_repair(server.pid)
+        client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        ends = ends_of(client)
+        assert ends is not None
+        content = os.urandom(1 << 10) * (size >> 10) or b"a little"
+        say([os.getpid(), server.pid], {ends: content})
+        with pytest.raises(ProcessLookupError, match=f"no socket connects .*127.0.0.1:{ends[1]}"):
+            say([os.getpid()], {ends: content})
+        os.kill(server.pid, signal.SIGCONT)
+        answer = b""
+        while len(answer) < len(content):
+            answer += client.recv(1 << 20)
+        assert answer == content
+        client.sendall(b"after")
+        assert client.recv(100) == b"after"
 
 
 def test_nothing_to_do(server: subprocess.Popen[bytes]) -> None:
