@@ -21,13 +21,13 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from controllers.frames import DISCARD_PORT, marker
 from controllers.hosts import Host
-from controllers.switchlink import OP_RESUME, SwitchLink
+from controllers.switchlink import OP_RESUME, Packets, SwitchLink
 from migration.steering import IpProtocol, SteeringError
 
 ROUNDS = 4
@@ -47,6 +47,10 @@ _FILTER = [
     (0x06, 0, 0, 0xFFFF),
     (0x06, 0, 0, 0),
 ]
+
+
+# Begins a hold and sends packets behind it.
+Begin = Callable[[Packets], Awaitable[None]]
 
 
 class Tap:
@@ -122,24 +126,30 @@ class Drainer:
             self._taps[host.name] = await loop.run_in_executor(self._executor, Tap, host)
 
     async def drain(
-        self, host: Host, link: SwitchLink, hold: int, crossed: Callable[[], None] = lambda: None
+        self,
+        host: Host,
+        link: SwitchLink,
+        hold: int,
+        crossed: Callable[[], None] = lambda: None,
+        begin: Begin | None = None,
     ) -> None:
         """Return when everything that had passed the hold has arrived.
 
         `crossed` is called before that, as soon as all of it has crossed the network and is in the host's kernel.
+        `begin` sends the first marker, behind what begins the hold.
         """
-        await self.measure(host, link, hold)
+        await self.measure(host, link, hold, begin)
         crossed()
         flush_backlogs()  # takes 0.2 ms; to wait for a thread that does it takes as long again
 
-    async def measure(self, host: Host, link: SwitchLink, hold: int) -> float:
+    async def measure(self, host: Host, link: SwitchLink, hold: int, begin: Begin | None = None) -> float:
         """Return how many seconds a packet takes from here to the host; raises SteeringError if none comes through."""
         await self.open(host)
         tap = self._taps[host.name]
         async with tap.turn:
-            begin = time.monotonic()
-            await _see_through(tap, host, link, hold)
-            return time.monotonic() - begin
+            sent = time.monotonic()
+            await _see_through(tap, host, link, hold, begin)
+            return time.monotonic() - sent
 
     def close(self, host: str | None = None) -> None:
         """Stop listening at a host; without one, at all of them, and for good."""
@@ -151,13 +161,18 @@ class Drainer:
             self._executor.shutdown()
 
 
-async def _see_through(tap: Tap, host: Host, link: SwitchLink, hold: int) -> None:
+async def _see_through(tap: Tap, host: Host, link: SwitchLink, hold: int, begin: Begin | None) -> None:
     """Send a marker through the switch and see it arrive; again if it was lost."""
     deadline = time.monotonic() + _MARKER_S
     while True:
         token = os.urandom(16)
         # As if it came in on the port it will leave by: any port does, nothing is looked up by it.
-        await link.packets_out(OP_RESUME, hold, [(host.port, marker(host.address, token))])
+        packets = Packets(OP_RESUME, hold, [(host.port, marker(host.address, token))])
+        if begin is not None:
+            await begin(packets)
+            begin = None
+        else:
+            await link.packets_out(packets.operation, packets.id, packets.frames)
         if await tap.wait_for(token, _MARKER_AGAIN_S):
             return
         if time.monotonic() > deadline:

@@ -28,7 +28,7 @@ from controllers.model import Backend, BackendState, Model, Service, show
 from controllers.pins import IdleLimits, Pins
 from controllers.receiver import Receiver
 from controllers.rows import Key, Row
-from controllers.switchlink import DIGEST_TIMEOUT_NS, OP_RESUME, OnReady, SwitchLink
+from controllers.switchlink import DIGEST_TIMEOUT_NS, OP_RESUME, OnReady, Packets, SwitchLink
 from controllers.switchqueues import SwitchQueues
 from controllers.tables import SwitchTables
 from migration.steering import Endpoint, HeldStats, Move, MovedConnection, MovedListener
@@ -107,14 +107,15 @@ class LoadBalancer:
             if key[0] == "connection":
                 self.pins.forget(key)
 
-    async def write_soon(self, upserts: Iterable[Row]) -> list[Row]:
-        """Add or change rows before the packets that are sent next, as far as the switch can.
+    async def write_soon(self, upserts: Iterable[Row], behind: Packets) -> list[Row]:
+        """Add or change rows, and send packets behind them, all at once as far as the switch can.
 
-        Return those that nothing has confirmed yet: the next `write` is to do that.
+        Return the rows that nothing has confirmed yet: the next `write` is to do that.
         """
         if self.queues.offered:  # it is one of ours, then
-            return await self.tables.apply_soon(upserts)
+            return await self.tables.apply_soon(upserts, behind)
         await self.tables.apply(upserts)
+        await self.link.packets_out(behind.operation, behind.id, behind.frames)
         return []
 
     def adopt(self, names: Mapping[Endpoint, str]) -> None:

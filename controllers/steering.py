@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from controllers import recovery, relocation, rows
+from controllers.drain import Begin
 from controllers.errors import Conflict, ControllerError, SwitchNotReady
 from controllers.frames import flow_of, is_known
 from controllers.holdqueue import HoldQueue, KeptPacket
@@ -25,7 +26,7 @@ from controllers.hosts import Host, Hosts
 from controllers.loadbalancer import LoadBalancer
 from controllers.relocation import Plan
 from controllers.rows import Key, Row
-from controllers.switchlink import OP_RESUME, SwitchLink
+from controllers.switchlink import OP_RESUME, Packets, SwitchLink
 from migration import trace
 from migration.steering import Endpoint, HeldStats, Move, Spoken, SteeringError
 
@@ -46,9 +47,17 @@ class Drains(Protocol):
     """What waits for packets under way; see controllers.drain.Drainer."""
 
     async def drain(
-        self, host: Host, link: SwitchLink, hold: int, crossed: Callable[[], None] = lambda: None
+        self,
+        host: Host,
+        link: SwitchLink,
+        hold: int,
+        crossed: Callable[[], None] = lambda: None,
+        begin: Begin | None = None,
     ) -> None:
-        """Return when everything that had passed the hold has arrived; call `crossed` when it is in the host."""
+        """Return when everything that had passed the hold has arrived; call `crossed` when it is in the host.
+
+        The hold begins with `begin`, if it has not.
+        """
 
     async def measure(self, host: Host, link: SwitchLink, hold: int) -> float:
         """Return how many seconds a packet takes to the host; it makes ready for `drain`, when there is time."""
@@ -278,14 +287,15 @@ class SwitchSteering:
     async def _hold(self, move: Move, at_once: bool) -> None:
         active = self._active(move)
         at_once = at_once and active.is_near
-        await self._start_hold(move, at_once)
-        await self._drained(move, (lambda: None) if at_once else (lambda: self._begin_muting(move)))
+        keeping = await self._about_to_hold(move, at_once)
+        await self._drained(move, (lambda: None) if at_once else (lambda: self._begin_muting(move)), keeping)
 
     async def _hold_and_see(self, move: Move) -> None:
         """Begin a hold, and return when the switch has it: no marker shows that."""
-        await self._start_hold(move)
+        keeping = await self._about_to_hold(move)
         if (active := self._moves.get(move.id)) is not None:
-            await self._write(active)
+            await self._write(active, keeping)
+            active.held |= active.plan.locations
 
     def _begin_muting(self, move: Move) -> None:
         """Keep what the source sends from now on, while it is being stopped.
@@ -294,12 +304,11 @@ class SwitchSteering:
         """
         self._muting[move.id] = self._begin(lambda: self._mute(move))
 
-    async def _start_hold(self, move: Move, with_source: bool = False) -> None:
-        if not self.holding:
-            return
+    async def _about_to_hold(self, move: Move, with_source: bool = False) -> list[Row]:
+        """Make ready for a hold, unless it has begun; return the rows that begin it."""
         active = self._active(move)
-        if active.plan.locations.issubset(active.held) and active.held:
-            return
+        if not self.holding or (active.plan.locations.issubset(active.held) and active.held):
+            return []
         if not active.plan.locations:
             self._plan(active, move)
         await self._queues.begin(active.hold)
@@ -308,19 +317,33 @@ class SwitchSteering:
         keeping = [rows.holding(active.hold)]
         if with_source:
             keeping.append(rows.holding_source(active.hold))
-        # Whether the switch has taken it is seen with the next write: what it has not kept harms nobody while the
-        # original lives on.
-        active.unconfirmed += await self._balancer.write_soon(keeping)
-        active.held |= active.plan.locations
+        return keeping
 
-    async def _drained(self, move: Move, crossed: Callable[[], None] = lambda: None) -> None:
+    async def _drained(
+        self, move: Move, crossed: Callable[[], None] = lambda: None, keeping: Sequence[Row] = ()
+    ) -> None:
+        """Wait until nothing is on its way to the source any more, once the rows are there that keep packets."""
         active = self._moves.get(move.id)
         if active is None or not active.draining:
             return
-        with trace.told(
-            move.source, "marker, through the switch", "marker: nothing is on its way here any more"
-        ):
-            await self._drainer.drain(self._host(move.source), self._balancer.link, active.hold, crossed)
+        with contextlib.ExitStack() as told:
+
+            async def begin(behind: Packets) -> None:
+                # Whether the switch has taken it is seen with the next write: what it has not kept harms nobody while
+                # the original lives on.
+                active.unconfirmed += await self._balancer.write_soon(keeping, behind)
+                active.held |= active.plan.locations
+                told.enter_context(
+                    trace.told(
+                        move.source,
+                        "marker, through the switch",
+                        "marker: nothing is on its way here any more",
+                    )
+                )
+
+            await self._drainer.drain(
+                self._host(move.source), self._balancer.link, active.hold, crossed, begin
+            )
         active.draining = False
 
     async def _mute(self, move: Move) -> None:

@@ -15,7 +15,8 @@ import contextlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import finsy
@@ -46,6 +47,7 @@ OP_SEND, OP_RESUME, OP_BARRIER = 0, 1, 2
 """As in load_balancer.p4."""
 
 _EXTERN_TYPE = 0x81
+_PACKETS = 0x8100_0003
 DIGEST = "connection_event_t"
 DIGEST_TIMEOUT_NS = 1_000_000
 DIGEST_LIST = 64
@@ -66,6 +68,15 @@ class StreamListener(Protocol):
 
     def on_digest(self, events: Sequence[dict[str, int]]) -> None:
         """Take a list of connection events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packets:
+    """Packets for a switch to send: what it is to do with them, the id that goes with it, and (port, frame) pairs."""
+
+    operation: int
+    id: int
+    frames: Sequence[tuple[int, bytes]]
 
 
 OnReady = Callable[["SwitchLink", list[Row]], Awaitable[None]]
@@ -238,13 +249,18 @@ class SwitchLink:
     async def packets_out(self, operation: int, id: int, frames: Sequence[tuple[int, bytes]]) -> None:
         """Send (port, frame) pairs in order."""
         switch = self._connected()
+        for packet in self._packets(operation, id, frames):
+            await self._send(switch, p4r.StreamMessageRequest(packet=packet))
+
+    def _packets(
+        self, operation: int, id: int, frames: Sequence[tuple[int, bytes]]
+    ) -> Iterator[p4r.PacketOut]:
         headers: dict[int, list[p4r.PacketMetadata]] = {}
         for port, frame in frames:
             if port not in headers:
                 message = finsy.P4PacketOut(b"", port=port, operation=operation, id=id)
-                headers[port] = list(message.encode_update(switch.p4info).packet.metadata)
-            packet = p4r.PacketOut(payload=frame, metadata=headers[port])
-            await self._send(switch, p4r.StreamMessageRequest(packet=packet))
+                headers[port] = list(message.encode_update(self._connected().p4info).packet.metadata)
+            yield p4r.PacketOut(payload=frame, metadata=headers[port])
 
     async def _send(
         self, switch: finsy.Switch, message: p4r.StreamMessageRequest | finsy.P4DigestListAck
@@ -310,13 +326,17 @@ class SwitchLink:
                 raise WriteRefused(f"switch {self.name} cannot hold this: {ex}") from ex
         return refused
 
-    async def write_soon(self, changes: Sequence[Change]) -> None:
-        """Write changes by a message on the stream, before the packets that are sent next.
+    async def write_soon(self, changes: Sequence[Change], behind: Packets | None = None) -> None:
+        """Write changes by a message on the stream, and send the packets `behind` them in the same.
 
         Only our switch takes it (see dataplane/switch/p4runtime/externs.py). Nothing says what became of them.
         """
-        sent(SWITCH, f"write {_summary(changes)}")
-        await self._send(self._connected(), _request([self.codec.update(change) for change in changes]))
+        if changes:
+            sent(SWITCH, f"write {_summary(changes)}")
+        updates = [self.codec.update(change) for change in changes]
+        if behind is not None:
+            updates += map(_packet_update, self._packets(behind.operation, behind.id, behind.frames))
+        await self._send(self._connected(), _request(updates))
 
     async def set_defaults(self, entries: Sequence[finsy.P4TableEntry]) -> None:
         """Set tables' default actions."""
@@ -454,6 +474,12 @@ def _extern_update(op: Op, id: int, fields: Mapping[str, Any]) -> p4r.Update:
     struct.update(fields)
     entry.entry.Pack(struct)
     return p4r.Update(type=UPDATE_TYPE[op], entity=p4r.Entity(extern_entry=entry))
+
+
+def _packet_update(packet: p4r.PacketOut) -> p4r.Update:
+    entry = p4r.ExternEntry(extern_type_id=_EXTERN_TYPE, extern_id=_PACKETS)
+    entry.entry.Pack(packet)
+    return p4r.Update(type=p4r.Update.INSERT, entity=p4r.Entity(extern_entry=entry))
 
 
 def _summary(changes: Sequence[Change]) -> str:

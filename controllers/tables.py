@@ -13,6 +13,7 @@ from typing import Protocol
 
 from controllers.errors import WriteRefused
 from controllers.rows import Change, Key, Op, Row, by_key, diff
+from controllers.switchlink import Packets
 
 
 class Writer(Protocol):
@@ -21,8 +22,8 @@ class Writer(Protocol):
     async def write(self, changes: Sequence[Change]) -> dict[int, str]:
         """Write the changes in order; return the refused ones by index, with the reason."""
 
-    async def write_soon(self, changes: Sequence[Change]) -> None:
-        """Write the changes, before the packets that are sent next; nothing says what became of them."""
+    async def write_soon(self, changes: Sequence[Change], behind: Packets | None = None) -> None:
+        """Write the changes, and send the packets behind them; nothing says what became of them."""
 
 
 class SwitchTables:
@@ -60,12 +61,12 @@ class SwitchTables:
                 await self._take_back(changes, before, refused)
             self._remember(changes)
 
-    async def apply_soon(self, upserts: Iterable[Row]) -> list[Row]:
-        """Add or change rows before the packets that are sent next; return those that are still to be confirmed."""
+    async def apply_soon(self, upserts: Iterable[Row], behind: Packets | None = None) -> list[Row]:
+        """Add or change rows, and send packets behind them; return the rows that are still to be confirmed."""
         async with self._lock:
             changes = self._changes(upserts, ())
-            if changes:
-                await self._writer.write_soon(changes)
+            if changes or behind is not None:
+                await self._writer.write_soon(changes, behind)
                 self._remember(changes)
             return [change.row for change in changes]
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from controllers.controller import Controller
+from controllers.drain import Begin
 from controllers.errors import Conflict
 from controllers.hosts import Host
-from controllers.switchlink import SwitchLink
+from controllers.switchlink import OP_RESUME, Packets, SwitchLink
 from migration.steering import Move, MovedConnection, MovedListener, Spoken, SteeringError
 from tests.controllers.conftest import VIP, controller_config, eventually, tcp
 from tests.controllers.model_switch import ACK, SYN, ModelSwitch, frame, served
@@ -30,9 +31,16 @@ class AtOnce:
         self.arrives: Callable[[Host], Awaitable[None]] | None = None
 
     async def drain(
-        self, host: Host, link: SwitchLink, hold: int, crossed: Callable[[], None] = lambda: None
+        self,
+        host: Host,
+        link: SwitchLink,
+        hold: int,
+        crossed: Callable[[], None] = lambda: None,
+        begin: Begin | None = None,
     ) -> None:
         """Wait for the switch only."""
+        if begin is not None:
+            await begin(Packets(OP_RESUME, hold, []))
         await link.barrier()
         if self.arrives is not None:
             await self.arrives(host)

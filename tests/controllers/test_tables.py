@@ -9,6 +9,7 @@ import pytest
 
 from controllers.errors import WriteRefused
 from controllers.rows import Change, Op, Row
+from controllers.switchlink import Packets
 from controllers.tables import SwitchTables
 
 HOLDING, OTHER = Row("holding", (1,), "keep", ()), Row("backend", (1,), "set_location", (1, 2))
@@ -26,7 +27,7 @@ class Taker:
         self.written += [(change.op, change.row) for change in changes]
         return {at: "no" for at, change in enumerate(changes) if change.row.table in self.refuses}
 
-    async def write_soon(self, changes: Sequence[Change]) -> None:
+    async def write_soon(self, changes: Sequence[Change], behind: Packets | None = None) -> None:
         self.soon += [(change.op, change.row) for change in changes]
 
 

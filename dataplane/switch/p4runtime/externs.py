@@ -1,4 +1,4 @@
-"""Two externs of this switch, beyond what a P4 program declares: hold queues, and what was lost.
+"""Externs of this switch, beyond what a P4 program declares: hold queues, packets between updates, and what was lost.
 
 P4Runtime's ExternEntry carries them (type ids from 0x81 are for what the specification does not know), so they come in
 Write and Read like everything else, and a switch without them says UNIMPLEMENTED. Their `entry` is a
@@ -7,6 +7,8 @@ google.protobuf.Struct:
   HOLD_QUEUES  insert {"queue": 3, "packet_in": {"reason": 2, "id": 7}, "packet_out": {"operation": 1, "id": 7},
                "budget": 67108864}; modify {"queue": 3, "holding": false}; delete {"queue": 3}. Read, it says what a
                queue has held: "packets", "bytes", "dropped", and "waiting" bytes.
+  PACKETS      insert a p4.v1.PacketOut, which takes the Struct's place: the packet leaves when the updates before it
+               in its message have taken effect.
   LOSSES       read only: {"digests": 0, "packet_ins": 0}, since the pipeline was loaded.
 
 Updates of externs and of table entries may also come on the stream, as a StreamMessageRequest's `other` with a
@@ -26,16 +28,25 @@ from finsy.proto import p4r
 from google.protobuf import any_pb2, struct_pb2
 from google.protobuf.message import DecodeError
 
+from dataplane.switch.p4runtime import packet_io
 from dataplane.switch.p4runtime.errors import invalid, refusals, unimplemented
+from dataplane.switch.p4runtime.schema import Field
 from dataplane.switch.pipeline import HoldQueue, Operation, Pipeline, QueueState
 
 EXTERN_TYPE = 0x81
-HOLD_QUEUES, LOSSES = 0x8100_0001, 0x8100_0002
+HOLD_QUEUES, LOSSES, PACKETS = 0x8100_0001, 0x8100_0002, 0x8100_0003
 _ON_STREAM = ("extern_entry", "table_entry")
 
 
-def write_extern(pipeline: Pipeline, operation: Operation, entry: p4r.ExternEntry) -> None:
-    """Carry out a write; raises RequestRefused."""
+def write_extern(
+    pipeline: Pipeline, packet_out: Sequence[Field], operation: Operation, entry: p4r.ExternEntry
+) -> None:
+    """Carry out a write; `packet_out` is the header of packets from controllers. Raises RequestRefused."""
+    if (entry.extern_type_id, entry.extern_id) == (EXTERN_TYPE, PACKETS):
+        frame = packet_io.packet_out(packet_out, _packet(operation, entry))
+        with refusals():
+            pipeline.packet_out(frame)
+        return
     if (entry.extern_type_id, entry.extern_id) != (EXTERN_TYPE, HOLD_QUEUES):
         raise unimplemented("externs are not offered by this switch, but for its hold queues")
     fields = _fields(entry)
@@ -54,6 +65,16 @@ def write_extern(pipeline: Pipeline, operation: Operation, entry: p4r.ExternEntr
             pipeline.release_queue(number)
         else:
             raise invalid("a hold queue is modified by holding: true or false")
+
+
+def _packet(operation: Operation, entry: p4r.ExternEntry) -> p4r.PacketOut:
+    packet = p4r.PacketOut()
+    try:
+        if operation is Operation.INSERT and entry.entry.Unpack(packet):
+            return packet
+    except DecodeError as ex:
+        raise invalid("a packet between updates is no valid p4.v1.PacketOut") from ex
+    raise invalid("a packet between updates is a p4.v1.PacketOut that is inserted")
 
 
 def stream_updates(message: any_pb2.Any) -> Sequence[p4r.Update]:

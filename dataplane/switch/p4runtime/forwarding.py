@@ -87,7 +87,7 @@ class Forwarding:
             case "digest_entry":
                 self.digests.write(operation, entity.digest_entry)
             case "extern_entry":
-                externs.write_extern(self.pipeline, operation, entity.extern_entry)
+                externs.write_extern(self.pipeline, self.schema.packet_out, operation, entity.extern_entry)
             case None:
                 raise invalid("the update names no entity")
             case kind:

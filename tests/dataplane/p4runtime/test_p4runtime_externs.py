@@ -8,9 +8,10 @@ import pytest
 from finsy.proto import p4r
 from google.protobuf import any_pb2, struct_pb2, wrappers_pb2
 
-from dataplane.switch.p4runtime.externs import EXTERN_TYPE, HOLD_QUEUES, LOSSES
+from dataplane.switch.p4runtime.externs import EXTERN_TYPE, HOLD_QUEUES, LOSSES, PACKETS
 from tests.dataplane.p4runtime.client import Client, Stream, codes, exact_entry, failure, insert
 from tests.dataplane.p4runtime.conftest import ModelSwitch
+from tests.dataplane.p4runtime.test_p4runtime_sessions import packet_out
 
 INVALID, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, UNIMPLEMENTED = 3, 5, 6, 7, 12
 INSERT, MODIFY, DELETE = p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE
@@ -161,6 +162,46 @@ def test_several_updates_in_one_message(ready: Client, primary: Stream, switch: 
         primary.send(other=message)
         assert primary.expect("error").canonical_code == UNIMPLEMENTED
     ready.write(insert(exact_entry(3)))
+
+
+def packet(message: p4r.PacketOut, kind: int = INSERT) -> p4r.Update:
+    """Return a packet as an update."""
+    entity = extern(None, PACKETS)
+    entity.extern_entry.entry.Pack(message)
+    return p4r.Update(type=kind, entity=entity)
+
+
+def test_a_packet_between_updates(ready: Client, primary: Stream, switch: ModelSwitch) -> None:
+    """It leaves behind the updates before it, refused ones too, on the stream as in a Write."""
+    model = switch.engine.running
+    rows: list[int] = []
+    before = sum(map(len, model.tables.values()))
+    sending = model.packet_out
+
+    def counting(frame: bytes) -> None:
+        rows.append(sum(map(len, model.tables.values())) - before)
+        sending(frame)
+
+    model.packet_out = counting  # type: ignore[method-assign]
+    first, second = packet_out(0x155, 5, 0xABC, b"frame"), packet_out(1, 1, 1, b"other")
+    ready.write(insert(exact_entry(1)), packet(first), insert(exact_entry(2)), packet(second))
+    assert rows == [1, 2]
+    assert [frame[-5:] for frame in model.sent] == [b"frame", b"other"]
+    model.packet_out = sending  # type: ignore[method-assign]
+    primary.send(other=several(insert(exact_entry(2)), packet(second)))
+    assert primary.expect("error").canonical_code == ALREADY_EXISTS
+    assert [frame[-5:] for frame in model.sent] == [b"frame", b"other", b"other"]
+
+
+def test_packets_that_are_refused(ready: Client, switch: ModelSwitch) -> None:
+    """Anything but a whole P4Runtime PacketOut that is inserted."""
+    whole = packet_out(0x155, 5, 0xABC, b"frame")
+    broken = packet(whole)
+    broken.entity.extern_entry.entry.value = b"\xff"
+    queue = p4r.Update(type=INSERT, entity=extern(QUEUE, PACKETS))
+    for update in (packet(whole, MODIFY), packet(whole, DELETE), packet(p4r.PacketOut()), broken, queue):
+        assert codes(failure(lambda update=update: ready.write(update))) == [INVALID]  # type: ignore[misc]
+    assert switch.engine.running.sent == []
 
 
 def test_stream_messages_that_are_refused(ready: Client, primary: Stream) -> None:
