@@ -20,7 +20,7 @@ from .freezer import end_silently, is_half_built, pin, wake
 from .images import INVENTORY_IMAGE, has_locks
 from .journal import Note
 from .model import App, Host
-from .namespaces import URGENT, WHEN_IDLE, in_netns
+from .namespaces import URGENT, in_netns
 from .repair import unrepair
 from .revival import revive
 from .runtime import Releasing, nothing_to_release
@@ -252,8 +252,6 @@ class ProcessPassage:
         if self.carrier.keeps_source:
             self._finish_restore()  # its daemon has to hear of the end
             return
-        self._dumper.set_priority(WHEN_IDLE)
-        self._dumper.go_on()
         if self._lock == "NFTABLES":
             self.bury_source()  # nothing else keeps back what its kernel may go on sending
 
