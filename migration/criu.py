@@ -292,13 +292,11 @@ class Worker:
         if aside is not None:
             poller.register(aside.fileno(), select.POLLIN)
         told = dict(poller.poll(timeout * 1000))
+        if told.get(self._socket.fileno(), 0) & select.POLLIN & events:
+            return READABLE  # whatever is aside has to wait
         if aside is not None and told.pop(aside.fileno(), 0):
             aside.go_on()
-        if not told:
-            return SILENT
-        if told.get(self._socket.fileno(), 0) & select.POLLIN & events:
-            return READABLE
-        return HUNG_UP
+        return HUNG_UP if told else SILENT
 
     def _send(self, message: Any) -> None:
         try:

@@ -8,6 +8,7 @@ of pre-copy. `bring_back` fetches home what a restore at the source needs; in po
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -145,8 +146,7 @@ class Carrier:
         assert self._receiver is not None
         self._receiver.wait(WIRE_TIMEOUT)
         self._inventory = self._receiver.kept[INVENTORY_IMAGE]
-        there = sum(f.stat().st_size for f in self.moved.glob("pages-*.img")) if self._pages else 0
-        self._bytes = sent + there
+        self._bytes = sent + (pages_in(self.moved) if self._pages is not None else 0)
         return self._bytes
 
     def restoring(self, dumper: Worker) -> bytes:
@@ -219,3 +219,11 @@ class Carrier:
         if self._receiver is not None:
             self._receiver.close()
         self._stack.close()
+
+
+def pages_in(folder: Path) -> int:
+    """Return how many bytes of pages are in a folder of images."""
+    with os.scandir(folder) as entries:
+        return sum(
+            e.stat().st_size for e in entries if e.name.startswith("pages-") and e.name.endswith(".img")
+        )

@@ -43,13 +43,16 @@ class Early:
             if not is_needed(name) or name in _LATE:
                 continue
             try:
-                with (self._images / name).open("rb", buffering=0) as file:
-                    state = _state(os.fstat(file.fileno()))
-                    if state[0] > self._left:
-                        continue
-                    batch[name] = file.read()
+                fd = os.open(f"{self._images}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:  # CRIU takes back files that turn out to be empty
                 continue
+            try:
+                state = _state(os.fstat(fd))
+                if state[0] > self._left:
+                    continue
+                batch[name] = os.read(fd, state[0])
+            finally:
+                os.close(fd)
             self._left -= state[0]
             self._sent[name] = state
         if batch:

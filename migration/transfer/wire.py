@@ -2,7 +2,9 @@
 
 The table's length comes first; its highest bit says that more batches follow. A file that comes again replaces itself.
 
-The receiver runs in a thread of its own, waiting from before the freeze; the batch of a small program is one write.
+The receiver runs in a thread of its own, waiting from before the freeze; the batch of a small program is one write,
+and one read. Files are handled by their descriptors: with every call that may block a thread offers the interpreter
+to the others, and Python's file objects make five for each of ours.
 A receiver takes names and sizes from the other side, so it accepts plain names only and no more than was announced.
 """
 
@@ -23,6 +25,7 @@ _LENGTH = struct.Struct(">I")
 _MORE = 1 << 31
 MAX_TABLE = 1 << 20
 CHUNK = 1 << 20
+_AHEAD = 64 << 10
 # What one file or buffer of a batch is sent from.
 Content = bytes | Path
 
@@ -54,32 +57,44 @@ def decode_table(table: bytes) -> dict[str, int]:
 
 def send(end: socket.socket, files: Mapping[str, Content], more: bool = False) -> int:
     """Send a batch, the last one unless there is `more`; return its bytes."""
-    sizes = {
-        name: len(what) if isinstance(what, bytes) else what.stat().st_size for name, what in files.items()
-    }
     try:
+        loaded = {name: what if isinstance(what, bytes) else _load(what) for name, what in files.items()}
+        sizes = {
+            name: len(what) if isinstance(what, bytes) else what.stat().st_size
+            for name, what in loaded.items()
+        }
         parts = [encode_table(sizes, more)]
-        for what in files.values():
+        for what in loaded.values():
             if isinstance(what, bytes):
                 parts.append(what)
-            elif what.stat().st_size <= CHUNK:
-                parts.append(what.read_bytes())
-            else:
-                end.sendall(b"".join(parts))
-                parts.clear()
-                with what.open("rb") as file:
-                    end.sendfile(file)
+                continue
+            end.sendall(b"".join(parts))
+            parts.clear()
+            with what.open("rb") as file:
+                end.sendfile(file)
         end.sendall(b"".join(parts))
     except OSError as ex:
         raise WireError(f"the image files could not be sent: {ex}") from ex
     return sum(sizes.values())
 
 
+def _load(path: Path) -> Content:
+    """Read a small file; a large one stays where it is."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        return path if size > CHUNK else os.read(fd, size)
+    finally:
+        os.close(fd)
+
+
 class Receiver:
     """Receives all batches into a folder; files named in `keep` stay in memory, in `kept`."""
 
     def __init__(self, end: socket.socket, folder: Path, keep: frozenset[str] = frozenset()) -> None:
-        self._end, self._folder, self._keep = end, folder, keep
+        self._end, self._folder, self._keep = end, str(folder), keep
+        self._ahead = b""
+        """What has been received and not been taken."""
         self.kept: dict[str, bytes] = {}
         self._stored: set[str] = set()
         self._error: Exception | None = None
@@ -120,28 +135,31 @@ class Receiver:
         return bool(head & _MORE)
 
     def _exactly(self, size: int) -> bytes:
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            view = view[self._some(view) :]
-        return bytes(data)
+        parts = []
+        while size:
+            parts.append(self._some(size))
+            size -= len(parts[-1])
+        return b"".join(parts)
 
     def _store(self, name: str, size: int) -> None:
-        mode = "wb" if name in self._stored else "xb"
+        again = os.O_TRUNC if name in self._stored else os.O_EXCL
         self._stored.add(name)
-        with open(self._folder / name, mode, buffering=0, opener=_private) as file:
-            buffer = memoryview(bytearray(min(size, CHUNK)))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | again
+        fd = os.open(f"{self._folder}/{name}", flags, 0o600)
+        try:
             while size:
-                count = self._some(buffer[:size])
-                file.write(buffer[:count])
-                size -= count
+                part = memoryview(self._some(size))
+                size -= len(part)
+                while part:
+                    part = part[os.write(fd, part) :]
+        finally:
+            os.close(fd)
 
-    def _some(self, view: memoryview) -> int:
-        count = self._end.recv_into(view)
-        if count == 0:
-            raise WireError("the connection ended in the middle")
-        return count
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    def _some(self, size: int) -> bytes:
+        """Take at most so many bytes, and at least one; what comes with them waits for the next."""
+        if not self._ahead:
+            self._ahead = self._end.recv(max(_AHEAD, min(size, CHUNK)))
+            if not self._ahead:
+                raise WireError("the connection ended in the middle")
+        taken, self._ahead = self._ahead[:size], self._ahead[size:]
+        return taken
