@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+PF_EXITING = 0x4  # include/linux/sched.h
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -24,17 +25,26 @@ class OpenFile:
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process exists and is no zombie."""
+    """Say whether a process exists, is no zombie, and is not about to be one.
+
+    The init of a PID namespace that is killed while it is traced waits, as it ends, for its threads, which end when the
+    tracer has heard of them; CRIU listens when it is told to go on.
+    """
     try:
-        return state(pid) not in "ZX"
+        state, *_, flags = _stat(pid)[:7]
     except OSError:
         return False
+    return state not in "ZX" and not int(flags) & PF_EXITING
 
 
 def state(pid: int) -> str:
     """Return the letter of a process's state."""
-    stat = (PROC / str(pid) / "stat").read_text()
-    return stat.rpartition(")")[2].split()[0]
+    return _stat(pid)[0]
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on (proc_pid_stat(5))."""
+    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def parent(pid: int) -> int:
