@@ -164,15 +164,12 @@ class Drainer:
 async def _see_through(tap: Tap, host: Host, link: SwitchLink, hold: int, begin: Begin | None) -> None:
     """Send a marker through the switch and see it arrive; again if it was lost."""
     deadline = time.monotonic() + _MARKER_S
+    send = begin or link.packets_out
     while True:
         token = os.urandom(16)
         # As if it came in on the port it will leave by: any port does, nothing is looked up by it.
-        packets = Packets(OP_RESUME, hold, [(host.port, marker(host.address, token))])
-        if begin is not None:
-            await begin(packets)
-            begin = None
-        else:
-            await link.packets_out(packets.operation, packets.id, packets.frames)
+        await send(Packets(OP_RESUME, hold, [(host.port, marker(host.address, token))]))
+        send = link.packets_out
         if await tap.wait_for(token, _MARKER_AGAIN_S):
             return
         if time.monotonic() > deadline:

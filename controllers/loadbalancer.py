@@ -115,7 +115,7 @@ class LoadBalancer:
         if self.queues.offered:  # it is one of ours, then
             return await self.tables.apply_soon(upserts, behind)
         await self.tables.apply(upserts)
-        await self.link.packets_out(behind.operation, behind.id, behind.frames)
+        await self.link.packets_out(behind)
         return []
 
     def adopt(self, names: Mapping[Endpoint, str]) -> None:
@@ -332,7 +332,9 @@ class LoadBalancer:
         await self.pins.flush()
 
     async def _resend(self, packets: Iterable[KeptPacket]) -> None:
-        await self.link.packets_out(OP_RESUME, 0, [(packet.port, packet.frame) for packet in packets])
+        await self.link.packets_out(
+            Packets(OP_RESUME, 0, [(packet.port, packet.frame) for packet in packets])
+        )
 
     async def _reclaim(self) -> None:
         """Forget backends that left their pool and have no connection any more."""

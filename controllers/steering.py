@@ -295,7 +295,8 @@ class SwitchSteering:
         keeping = await self._about_to_hold(move)
         if (active := self._moves.get(move.id)) is not None:
             await self._write(active, keeping)
-            active.held |= active.plan.locations
+            if keeping:
+                active.held |= active.plan.locations
 
     def _begin_muting(self, move: Move) -> None:
         """Keep what the source sends from now on, while it is being stopped.
@@ -306,8 +307,10 @@ class SwitchSteering:
 
     async def _about_to_hold(self, move: Move, with_source: bool = False) -> list[Row]:
         """Make ready for a hold, unless it has begun; return the rows that begin it."""
+        if not self.holding:
+            return []
         active = self._active(move)
-        if not self.holding or (active.plan.locations.issubset(active.held) and active.held):
+        if active.plan.locations.issubset(active.held) and active.held:
             return []
         if not active.plan.locations:
             self._plan(active, move)
@@ -594,7 +597,7 @@ class SwitchSteering:
     async def _out(self, hold: int, packets: Sequence[KeptPacket]) -> None:
         if packets:
             trace.sent(trace.SWITCH, f"send on {len(packets)} held packets")
-        await self._balancer.link.packets_out(OP_RESUME, hold, [(p.port, p.frame) for p in packets])
+        await self._balancer.link.packets_out(Packets(OP_RESUME, hold, [(p.port, p.frame) for p in packets]))
 
     # ---- finish
 

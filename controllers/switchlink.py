@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 import finsy
 from finsy.proto import p4r
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from controllers.codec import UPDATE_TYPE, RowCodec
@@ -246,19 +247,17 @@ class SwitchLink:
                 raise
             await switch.modify([entry])
 
-    async def packets_out(self, operation: int, id: int, frames: Sequence[tuple[int, bytes]]) -> None:
-        """Send (port, frame) pairs in order."""
+    async def packets_out(self, packets: Packets) -> None:
+        """Send packets in order."""
         switch = self._connected()
-        for packet in self._packets(operation, id, frames):
+        for packet in self._encode(packets):
             await self._send(switch, p4r.StreamMessageRequest(packet=packet))
 
-    def _packets(
-        self, operation: int, id: int, frames: Sequence[tuple[int, bytes]]
-    ) -> Iterator[p4r.PacketOut]:
+    def _encode(self, packets: Packets) -> Iterator[p4r.PacketOut]:
         headers: dict[int, list[p4r.PacketMetadata]] = {}
-        for port, frame in frames:
+        for port, frame in packets.frames:
             if port not in headers:
-                message = finsy.P4PacketOut(b"", port=port, operation=operation, id=id)
+                message = finsy.P4PacketOut(b"", port=port, operation=packets.operation, id=packets.id)
                 headers[port] = list(message.encode_update(self._connected().p4info).packet.metadata)
             yield p4r.PacketOut(payload=frame, metadata=headers[port])
 
@@ -291,7 +290,7 @@ class SwitchLink:
                 if asyncio.get_running_loop().time() > deadline:
                     raise BarrierTimeout(f"switch {self.name} did not answer a barrier within {timeout:g} s")
                 # A switch that is flooded may drop one on its way to us.
-                await self.packets_out(OP_BARRIER, token, [(0, b"\0" * 14)])
+                await self.packets_out(Packets(OP_BARRIER, token, [(0, b"\0" * 14)]))
                 await asyncio.wait({waiting}, timeout=_BARRIER_AGAIN_S)
             waiting.result()
         finally:
@@ -335,7 +334,7 @@ class SwitchLink:
             sent(SWITCH, f"write {_summary(changes)}")
         updates = [self.codec.update(change) for change in changes]
         if behind is not None:
-            updates += map(_packet_update, self._packets(behind.operation, behind.id, behind.frames))
+            updates += [_extern_update(Op.INSERT, _PACKETS, packet) for packet in self._encode(behind)]
         await self._send(self._connected(), _request(updates))
 
     async def set_defaults(self, entries: Sequence[finsy.P4TableEntry]) -> None:
@@ -378,7 +377,7 @@ class SwitchLink:
     async def write_extern(self, op: Op, id: int, fields: Mapping[str, Any]) -> None:
         """Write an extern entry; raises WriteRefused, which is what a switch without such an extern does."""
         try:
-            await self._connected().write([_extern_update(op, id, fields)])
+            await self._connected().write([_fields_update(op, id, fields)])
         except finsy.P4ClientError as ex:
             reasons = [detail.message for detail in ex.details.values()]
             raise WriteRefused(f"switch {self.name}: {', '.join(reasons) or _reason(ex)}") from ex
@@ -390,7 +389,7 @@ class SwitchLink:
 
         Nothing says what became of it: a Write of the same does, afterwards.
         """
-        request = _request([_extern_update(Op.MODIFY, id, fields)])
+        request = _request([_fields_update(Op.MODIFY, id, fields)])
         return lambda: self._send(self._connected(), request)
 
     async def read_externs(self, ids: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
@@ -468,18 +467,16 @@ def _request(updates: Sequence[p4r.Update]) -> p4r.StreamMessageRequest:
     return request
 
 
-def _extern_update(op: Op, id: int, fields: Mapping[str, Any]) -> p4r.Update:
-    entry = p4r.ExternEntry(extern_type_id=_EXTERN_TYPE, extern_id=id)
+def _fields_update(op: Op, id: int, fields: Mapping[str, Any]) -> p4r.Update:
     struct = Struct()
     struct.update(fields)
-    entry.entry.Pack(struct)
+    return _extern_update(op, id, struct)
+
+
+def _extern_update(op: Op, id: int, content: Message) -> p4r.Update:
+    entry = p4r.ExternEntry(extern_type_id=_EXTERN_TYPE, extern_id=id)
+    entry.entry.Pack(content)
     return p4r.Update(type=UPDATE_TYPE[op], entity=p4r.Entity(extern_entry=entry))
-
-
-def _packet_update(packet: p4r.PacketOut) -> p4r.Update:
-    entry = p4r.ExternEntry(extern_type_id=_EXTERN_TYPE, extern_id=_PACKETS)
-    entry.entry.Pack(packet)
-    return p4r.Update(type=p4r.Update.INSERT, entity=p4r.Entity(extern_entry=entry))
 
 
 def _summary(changes: Sequence[Change]) -> str:
