@@ -29,6 +29,7 @@ from .model import App, Host
 from .neighbours import Surroundings
 from .runtime import Releasing, nothing_to_release
 from .steering import Endpoint, IpProtocol
+from .streams import is_inner
 from .transfer.modes import Choice, Mode, Wish
 from .turns import turn_of
 
@@ -241,10 +242,7 @@ class PartyPassage:
         return [
             Endpoint(IpProtocol.TCP, socket.local, socket.local_port)
             for socket in sockets
-            if socket.protocol == IpProtocol.TCP
-            and socket.is_connection
-            and isinstance(socket.local, IPv4Address)
-            and (socket.remote.is_loopback or socket.remote == host.address)
+            if is_inner(socket, host.address) and isinstance(socket.local, IPv4Address)
         ]
 
     def close(self) -> None:

@@ -57,15 +57,18 @@ def without_queues(
     changed: list[dict[str, bytes]] = []
     unsaid: dict[int, bytes] = {}
     for images, sockets in inner:
-        found = inner_streams(images, sockets, own, tcp_stream)
+        found: dict[str, bytes] = {}
+        others = []
         for socket in sockets:
             here, there = paths[ends_of(socket)], paths.get(reversed_ends(ends_of(socket)))
             if there is None or not here.exists() or not there.exists() or not speaks(socket):
+                others.append(socket)
                 continue
-            found[here.name], left = without_queue(here.read_bytes(), there.read_bytes(), tcp_stream)
+            with there.open("rb", buffering=0) as peer:
+                found[here.name], left = without_queue(here.read_bytes(), peer.read(_ENOUGH), tcp_stream)
             if left:
                 unsaid[socket.inode] = left
-        changed.append(found)
+        changed.append(found | inner_streams(images, others, own, tcp_stream))
     return changed, unsaid
 
 
