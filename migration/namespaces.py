@@ -29,8 +29,6 @@ MNT_DETACH = 2
 SOCKET_TABLES = {"tcp_child_ehash_entries": 4096, "udp_child_hash_entries": 1024}
 # A nice value for work that somebody waits for.
 URGENT = -20
-# And one for work that has time.
-WHEN_IDLE = 19
 
 T = TypeVar("T")
 

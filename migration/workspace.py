@@ -63,3 +63,11 @@ def fill(images: Path, copy: Path, changed: Mapping[str, bytes]) -> int:
     for name, content in changed.items():
         (copy / name).write_bytes(content)
     return size
+
+
+def pages_in(folder: Path) -> int:
+    """Return how many bytes of pages are in a folder of images."""
+    with os.scandir(folder) as entries:
+        return sum(
+            e.stat().st_size for e in entries if e.name.startswith("pages-") and e.name.endswith(".img")
+        )

@@ -8,7 +8,6 @@ of pre-copy. `bring_back` fetches home what a restore at the source needs; in po
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -19,7 +18,7 @@ from ..criu import Criu, Worker
 from ..custody import Custody
 from ..images import INVENTORY_IMAGE
 from ..model import Host
-from ..workspace import fill
+from ..workspace import fill, pages_in
 from . import home, wire
 from .early import Early
 from .lazy import LazyPages
@@ -219,11 +218,3 @@ class Carrier:
         if self._receiver is not None:
             self._receiver.close()
         self._stack.close()
-
-
-def pages_in(folder: Path) -> int:
-    """Return how many bytes of pages are in a folder of images."""
-    with os.scandir(folder) as entries:
-        return sum(
-            e.stat().st_size for e in entries if e.name.startswith("pages-") and e.name.endswith(".img")
-        )

@@ -43,18 +43,14 @@ class Early:
             if not is_needed(name) or name in _LATE:
                 continue
             try:
-                fd = os.open(f"{self._images}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                stat, content = wire.read_small(self._images / name, self._left)
             except FileNotFoundError:  # CRIU takes back files that turn out to be empty
                 continue
-            try:
-                state = _state(os.fstat(fd))
-                if state[0] > self._left:
-                    continue
-                batch[name] = os.read(fd, state[0])
-            finally:
-                os.close(fd)
-            self._left -= state[0]
-            self._sent[name] = state
+            if content is None:
+                continue
+            batch[name] = content
+            self._left -= stat.st_size
+            self._sent[name] = _state(stat)
         if batch:
             wire.send(self._end, batch, more=True)
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from ..criu import Criu, Worker
 from ..custody import Custody
 from ..model import Host
+from ..workspace import pages_in
 from .link import Link, connect
 from .pageserver import PageServer
 
@@ -90,7 +91,7 @@ class PreCopy:
                 server.confirm()
             finally:
                 server.close()
-        return sum(file.stat().st_size for file in far.glob("pages-*.img"))
+        return pages_in(far)
 
     def _pre_dump(self, folder: Path, link: Link | None, server: PageServer | None) -> None:
         def adjust(options: Any) -> None:

@@ -80,10 +80,16 @@ def send(end: socket.socket, files: Mapping[str, Content], more: bool = False) -
 
 def _load(path: Path) -> Content:
     """Read a small file; a large one stays where it is."""
+    _, content = read_small(path, CHUNK)
+    return path if content is None else content
+
+
+def read_small(path: Path, limit: int) -> tuple[os.stat_result, bytes | None]:
+    """Return a file's state, and its content unless that has more bytes than `limit`; raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        size = os.fstat(fd).st_size
-        return path if size > CHUNK else os.read(fd, size)
+        state = os.fstat(fd)
+        return state, os.read(fd, state.st_size) if state.st_size <= limit else None
     finally:
         os.close(fd)
 

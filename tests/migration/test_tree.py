@@ -23,13 +23,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # Its first thread is slow to do anything, also to end.
 THREADS = """
 import os, threading, time
-last = max(os.sched_getaffinity(0))
+first, *_, last = 2 * sorted(os.sched_getaffinity(0))
 def live():
     os.sched_setaffinity(0, {last})
     time.sleep(60)
 for _ in range(3):
     threading.Thread(target=live, daemon=True).start()
-os.sched_setaffinity(0, {0})
+os.sched_setaffinity(0, {first})
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 time.sleep(60)
 """
@@ -49,7 +49,9 @@ def test_a_traced_init_that_was_killed() -> None:
         def trace_and_kill() -> None:
             for thread in threads:
                 assert _libc.ptrace(PTRACE_SEIZE, thread, None, None) == 0
-            os.sched_setaffinity(0, {0})  # of this thread: it is in the first one's way
+            os.sched_setaffinity(
+                0, {min(os.sched_getaffinity(0))}
+            )  # of this thread: it is in the first one's way
             assert is_running(pid)
             os.kill(pid, signal.SIGKILL)
             end = time.monotonic() + 0.1
