@@ -92,6 +92,10 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 def serve(options: argparse.Namespace) -> NoReturn:
     """Become the server, in a fresh interpreter without the modules that read the command line."""
+    # Compiled here, if it has not been: compiling would leave memory behind in the server.
+    sys.dont_write_bytecode = False
+    import apps.echo.server  # noqa: F401
+
     call = f"run({options.host!r}, {options.port}, {options.udp}, {options.bulk})"
     code = (
         f"import sys; sys.path.insert(0, {sys.path[0]!r}); from apps.echo.server import run; sys.exit({call})"

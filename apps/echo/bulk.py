@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import selectors
-import socket
 import struct
+from _socket import socket
 
 CHUNK = 64 * 1024
 PENDING = 256 * 1024
@@ -25,7 +25,7 @@ _PATTERN = hashlib.shake_256(b"p4ferry bulk").digest(CHUNK - _POSITION.size)
 class BulkPeer:
     """One end of a bulk connection; `is_equal` is None until both streams have been compared."""
 
-    def __init__(self, sock: socket.socket, *, is_client: bool = False) -> None:
+    def __init__(self, sock: socket, *, is_client: bool = False) -> None:
         self._socket = sock
         self._is_client = is_client
         self._sent, self._received = hashlib.sha256(), hashlib.sha256()

@@ -2,17 +2,32 @@
 
 Everything is non-blocking. A connection whose peer does not read is not read from either, once BUFFER bytes
 wait for it; so memory stays bounded and TCP's flow control does the rest.
+
+Every page of a program takes time to move. So the modules of C are used that `socket` and `signal` are made of: those
+two and `selectors` make enumerations of all their constants, a third of this program's memory.
 """
 
 from __future__ import annotations
 
-import os
-import selectors
-import signal
-import socket
 import sys
+from _signal import SIGINT, SIGTERM, signal  # type: ignore[import-not-found]
+from _socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_IPV6,
+    IPPROTO_TCP,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SOCK_DGRAM,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_NODELAY,
+    socket,
+)
+from posix import _exit
+from select import EPOLLIN, EPOLLOUT, epoll
 
-TYPE_CHECKING = False  # typing itself stays out of memory: every page of a program takes time to move
+TYPE_CHECKING = False  # typing itself stays out of memory, too
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
@@ -23,8 +38,9 @@ if TYPE_CHECKING:
         def ready(self, mask: int) -> int:
             """Read and write."""
 
-    MakeHandler = Callable[[socket.socket], Handler]
+    MakeHandler = Callable[[socket], Handler]
 
+READ, WRITE = 1, 2  # as in `selectors`
 BUFFER = 256 * 1024
 CHUNK = 64 * 1024
 BACKLOG = 1024
@@ -33,14 +49,14 @@ BACKLOG = 1024
 class EchoHandler:
     """Sends back what it receives, byte for byte."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket) -> None:
         self._socket = sock
         self._pending = bytearray()
         self._is_ended = False
 
     def ready(self, mask: int) -> int:
         """Read and write as far as the socket and the buffer allow."""
-        if mask & selectors.EVENT_READ and not self._is_ended and len(self._pending) < BUFFER:
+        if mask & READ and not self._is_ended and len(self._pending) < BUFFER:
             data = self._socket.recv(CHUNK)
             if data:
                 self._pending += data
@@ -52,32 +68,38 @@ class EchoHandler:
             except BlockingIOError:
                 sent = 0
             del self._pending[:sent]
-        events = selectors.EVENT_WRITE if self._pending else 0
+        events = WRITE if self._pending else 0
         if not self._is_ended and len(self._pending) < BUFFER:
-            events |= selectors.EVENT_READ
+            events |= READ
         return events
+
+
+class Connection:
+    """A connection that was accepted, its handler, and the events it waits for."""
+
+    def __init__(self, sock: socket, handler: Handler, events: int) -> None:
+        self.socket, self.handler, self.events = sock, handler, events
 
 
 class Server:
     """Accepts connections and gives each to a handler of its own."""
 
     def __init__(self, host: str, port: int, handler: MakeHandler, udp: bool) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        family = AF_INET6 if ":" in host else AF_INET
         self._make_handler = handler
-        self._selector = selectors.DefaultSelector()
-        self._listener = socket.socket(family, socket.SOCK_STREAM)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._datagrams = socket.socket(family, socket.SOCK_DGRAM) if udp else None
+        self._epoll = epoll()
+        self._connections: dict[int, Connection] = {}
+        self._listener = socket(family, SOCK_STREAM)
+        self._listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        self._datagrams = socket(family, SOCK_DGRAM) if udp else None
         for sock in filter(None, (self._listener, self._datagrams)):
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # v4 clients come in mapped
+            if family == AF_INET6:
+                sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 0)  # v4 clients come in mapped
             sock.bind((host, port))
             port = self.port  # the same one for datagrams, also when the system chose it
             sock.setblocking(False)
+            self._epoll.register(sock.fileno(), EPOLLIN)
         self._listener.listen(BACKLOG)
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        if self._datagrams is not None:
-            self._selector.register(self._datagrams, selectors.EVENT_READ)
         self._is_stopped = False
 
     @property
@@ -92,46 +114,49 @@ class Server:
     def run(self) -> None:
         """Serve until stopped."""
         while not self._is_stopped:
-            for key, mask in self._selector.select():
-                if key.fileobj is self._listener:
+            for fd, happened in self._epoll.poll():
+                if fd == self._listener.fileno():
                     self._accept()
-                elif key.fileobj is self._datagrams:
-                    self._echo_datagram()
+                elif self._datagrams is not None and fd == self._datagrams.fileno():
+                    self._echo_datagram(self._datagrams)
                 else:
-                    self._serve(key, mask)
+                    # An error, or the peer's end, is found by reading and by writing.
+                    mask = (READ if happened & ~EPOLLOUT else 0) | (WRITE if happened & ~EPOLLIN else 0)
+                    self._serve(self._connections[fd], mask)
 
     def _accept(self) -> None:
         try:
-            sock, _ = self._listener.accept()
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # what socket.socket.accept is made of
         except (BlockingIOError, ConnectionError):
             return
+        sock = socket(fileno=fd)
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        events = selectors.EVENT_READ | selectors.EVENT_WRITE
-        self._selector.register(sock, events, self._make_handler(sock))
+        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        self._connections[fd] = Connection(sock, self._make_handler(sock), READ | WRITE)
+        self._epoll.register(fd, EPOLLIN | EPOLLOUT)
 
-    def _echo_datagram(self) -> None:
-        assert self._datagrams is not None
+    def _echo_datagram(self, sock: socket) -> None:
         try:
-            data, peer = self._datagrams.recvfrom(1 << 16)
-            self._datagrams.sendto(data, peer)
+            data, peer = sock.recvfrom(1 << 16)
+            sock.sendto(data, peer)
         except (BlockingIOError, ConnectionError):
             return
 
-    def _serve(self, key: selectors.SelectorKey, mask: int) -> None:
-        sock = key.fileobj
-        assert isinstance(sock, socket.socket)
+    def _serve(self, connection: Connection, mask: int) -> None:
         try:
-            events = key.data.ready(mask)
+            events = connection.handler.ready(mask & connection.events)
         except BlockingIOError:
             return
         except (ConnectionError, TimeoutError, ValueError):
             events = 0
+        fd = connection.socket.fileno()
         if events == 0:
-            self._selector.unregister(sock)
-            sock.close()
-        elif events != key.events:
-            self._selector.modify(sock, events, key.data)
+            self._epoll.unregister(fd)
+            del self._connections[fd]
+            connection.socket.close()
+        elif events != connection.events:
+            self._epoll.modify(fd, (EPOLLIN if events & READ else 0) | (EPOLLOUT if events & WRITE else 0))
+            connection.events = events
 
 
 def run(host: str, port: int, udp: bool, bulk: bool) -> int:
@@ -146,8 +171,8 @@ def run(host: str, port: int, udp: bool, bulk: bool) -> int:
     except OSError as ex:
         print(f"tcp_echo: cannot listen on {host} port {port}: {ex.strerror}", file=sys.stderr)
         return 1
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(0))
+    for number in (SIGINT, SIGTERM):
+        signal(number, lambda *_: _exit(0))
     print(f"listening on {host} port {server.port}", flush=True)
     server.run()
     return 0
