@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import threading
 
+from migration.processors import assisting
+
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -19,5 +21,10 @@ def background_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="controller", daemon=True).start()
+            threading.Thread(target=_run, args=(_loop,), name="controller", daemon=True).start()
         return _loop
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    with assisting():
+        loop.run_forever()

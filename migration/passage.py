@@ -21,6 +21,7 @@ from .images import INVENTORY_IMAGE, has_locks
 from .journal import Note
 from .model import App, Host
 from .namespaces import URGENT, in_netns
+from .processors import Apart
 from .repair import unrepair
 from .revival import revive
 from .runtime import Releasing, nothing_to_release
@@ -71,6 +72,7 @@ class ProcessPassage:
         self._has_begun = self._has_ended = False
         self._copy = 0
         self._original = os.pidfd_open(app.pid)
+        self._apart = Apart(tree.processes(app.pid))
         self._turn = contextlib.ExitStack()
         self._workers: list[Worker] = []
         self._carrier: Carrier | None = None
@@ -125,6 +127,8 @@ class ProcessPassage:
         # Before packets are held: one has to wait for it.
         if in_turn:
             self._turn.enter_context(turn_of(tree.processes(self._pid)))
+        workers = [self._dumper] if self._apart.is_tree else [self._dumper, self._restorer]
+        self._apart.begin([worker.pid for worker in workers], carrier.helpers)
 
     @property
     def carrier(self) -> Carrier:
@@ -199,6 +203,7 @@ class ProcessPassage:
         begun()
         self.carrier.restore_begun()
         self._copy = self._restorer.wait_for("post-restore")
+        self._apart.give_back(self._copy)
         self._custody.announced.add(self._copy)
         self.carrier.built()
         return self._copy
@@ -248,6 +253,8 @@ class ProcessPassage:
             if not self._custody.is_running(self._copy) or is_half_built(self._copy):
                 raise
             unrepair(tree.processes(self._copy), probe=True)
+        finally:
+            self._apart.end()
         self._has_run = True
         if self.carrier.keeps_source:
             self._finish_restore()  # its daemon has to hear of the end
@@ -289,6 +296,7 @@ class ProcessPassage:
 
     def back_out(self) -> None:
         """Kill the copy first, then thaw the original."""
+        self._apart.end()
         self.carrier.stand_down()
         self._destroy_copy()
         if self.carrier.back_out(self._dumper, tree.processes(self._pid)):
@@ -377,6 +385,7 @@ class ProcessPassage:
     def close(self) -> None:
         """Hang up on the workers, and take away the firewall tables that a locked dump leaves."""
         self._turn.close()
+        self._apart.end()
         if self._original >= 0:
             os.close(self._original)
             self._original = -1

@@ -105,6 +105,20 @@ def start_time(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[19]) if stat else 0
 
 
+def processor(pid: int) -> int:
+    """Return the processor that a thread ran on last, -1 if it is gone."""
+    stat = read_or_empty(PROC / str(pid) / "stat")
+    return int(stat.rpartition(")")[2].split()[36]) if stat else -1
+
+
+def threads(pid: int) -> list[int]:
+    """List a process's threads; none if it is gone."""
+    try:
+        return sorted(int(name) for name in os.listdir(PROC / str(pid) / "task"))  # noqa: PTH208 (names only)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def page_faults(pid: int) -> int:
     """Return how many page faults a process has had, minor and major ones; 0 for one that is gone."""
     stat = read_or_empty(PROC / str(pid) / "stat")

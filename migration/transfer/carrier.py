@@ -9,7 +9,7 @@ of pre-copy. `bring_back` fetches home what a restore at the source needs; in po
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,11 @@ class Carrier:
             self._receiver = wire.Receiver(self._wire.far, self.moved, frozenset({INVENTORY_IMAGE}))
             self.early = Early(self.images, self._wire.near)
             self._stack.callback(self.early.close)
+
+    @property
+    def helpers(self) -> Sequence[int]:
+        """The processes that write the image beside the dump."""
+        return (self._pages.pid,) if self._pages is not None else ()
 
     # ---- in the freeze
 

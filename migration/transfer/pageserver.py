@@ -15,6 +15,7 @@ from ..criu import Criu
 from ..custody import Custody
 from ..errors import MigrationError
 from ..model import Host
+from ..processors import assisting
 from .helper import Helper
 from .link import Link, uncorked
 
@@ -91,10 +92,11 @@ class PageServer:
 
     def _wait(self) -> None:
         try:
-            self._helper.wait_for_death()
-            self._is_gone.set()
-            self._has_time.wait()
-            self._has_done_it = self._helper.wait_for_end(FLUSH_TIMEOUT)
+            with assisting():
+                self._helper.wait_for_death()
+                self._is_gone.set()
+                self._has_time.wait()
+                self._has_done_it = self._helper.wait_for_end(FLUSH_TIMEOUT)
         except MigrationError as ex:
             self._failed = ex
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import MigrationError
+from ..processors import assisting
 
 _LENGTH = struct.Struct(">I")
 _MORE = 1 << 31
@@ -123,8 +124,9 @@ class Receiver:
 
     def _run(self) -> None:
         try:
-            while self._batch():
-                pass
+            with assisting():
+                while self._batch():
+                    pass
         except (OSError, MigrationError) as ex:
             self._error = ex
 
