@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from .tree import PROC, OpenFile
 from .volumes import covers
 
 GHOST_LIMIT = 64 << 20
+SECOND_LOOK = 0.005  # seconds after the first
 _DEVICES = {"null", "zero", "full", "random", "urandom"}
 _ANONYMOUS = {"[eventpoll]", "[eventfd]", "[timerfd]", "[signalfd]", "inotify", "[pidfd]"}
 # What users know by another name than the kernel's.
@@ -39,8 +41,16 @@ _DELETED = " (deleted)"
 
 
 def find(app: App, destination: Host) -> str | None:
-    """Say what keeps a program from being moved, or None."""
-    return next(iter(offences(app, destination)), None)
+    """Say what keeps a program from being moved, or None.
+
+    It has to be there at a second look: Redis, for one, opens /proc/self/stat ten times a second for a moment.
+    """
+    found = list(offences(app, destination))
+    if found:
+        time.sleep(SECOND_LOOK)
+        still = set(offences(app, destination))
+        found = [offence for offence in found if offence in still]
+    return next(iter(found), None)
 
 
 def offences(app: App, destination: Host) -> Iterator[str]:

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from moving import ECHO, PYTHON, Stage, says, stage, wait_until
 
+from migration import refusals, tree
 from migration.model import App, Host
 from migration.namespaces import in_netns
 from migration.neighbours import Surroundings
@@ -23,7 +25,7 @@ from migration.report import Event, Outcome
 pytestmark = pytest.mark.net
 
 START = """
-import ctypes, mmap, os, socket, sys, time
+import ctypes, mmap, os, signal, socket, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 """
 END = """
@@ -143,6 +145,26 @@ def test_what_looks_strange_but_can_be_moved(scene: Stage) -> None:
     app = launch(scene, "harmless", HARMLESS)
     report = scene.migrator().migrate(app, scene.hosts["C"])
     assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+    scene.runtime.terminate(app)
+
+
+PASSING = """
+fd = os.open('/proc/self/stat', os.O_RDONLY)
+signal.signal(signal.SIGUSR1, lambda *_: os.close(fd))
+"""
+
+
+def test_what_passes_is_no_obstacle(scene: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not there at a second look does not count, as Redis's /proc/self/stat."""
+    app = launch(scene, "passing", PASSING)
+
+    def close(seconds: float) -> None:
+        os.kill(app.pid, signal.SIGUSR1)
+        wait_until(lambda: not any("/stat" in file.target for file in tree.open_files([app.pid])), "its end")
+
+    monkeypatch.setattr(refusals, "time", SimpleNamespace(sleep=close))
+    assert any("/stat of process" in offence for offence in refusals.offences(app, scene.hosts["C"]))
+    assert refusals.find(app, scene.hosts["C"]) is None
     scene.runtime.terminate(app)
 
 
