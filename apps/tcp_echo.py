@@ -100,7 +100,8 @@ def serve(options: argparse.Namespace) -> NoReturn:
     code = (
         f"import sys; sys.path.insert(0, {sys.path[0]!r}); from apps.echo.server import run; sys.exit({call})"
     )
-    os.execv(sys.executable, [sys.executable, "-S", "-E", "-c", code])
+    environment = {**os.environ, "LC_ALL": "C"}  # without the files of a locale, which would be mapped
+    os.execve(sys.executable, [sys.executable, "-S", "-E", "-c", code], environment)
 
 
 def measure(options: argparse.Namespace) -> int:
