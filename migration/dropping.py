@@ -1,8 +1,9 @@
-"""The control arm of measurements: instead of being held, packets for a program on the move are dropped.
+"""Dropping packets for some endpoints of a host, by an nftables table in its namespace.
 
-An nftables table in the source's namespace drops them from the step "hold" on, before the program freezes; so
-what a hold is good for shows in the retransmissions. CRIU's own lock comes later, and alone would let in what
-arrives while it collects the sockets.
+- In the control arm of measurements packets for a program on the move are dropped, not held, from the step "hold" on,
+  before the program freezes; so what a hold is good for shows in the retransmissions. CRIU's own lock comes later, and
+  alone would let in what arrives while it collects the sockets.
+- Connections within what moves are cut off while their ends are written down one after the other.
 """
 
 from __future__ import annotations
@@ -10,21 +11,38 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from .errors import MigrationError
+from .inet import Address
 from .namespaces import in_netns
-from .steering import Endpoint
+from .steering import IpProtocol
+
+PREFIX = "p4ferry_"  # of the tables' names
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Where packets are dropped."""
+
+    protocol: IpProtocol
+    address: Address
+    port: int
 
 
 class Dropping:
     """Drops what arrives for some endpoints of a host until closed."""
 
-    def __init__(self, pid: int, name: str, ends: Iterable[Endpoint]) -> None:
+    def __init__(self, pid: int, name: str, ends: Iterable[End]) -> None:
         self._pid = pid
-        self._table = "p4ferry_" + re.sub(r"\W", "_", name)
-        rules = [f"ip daddr {end.address} {end.protocol.name.lower()} dport {end.port} drop" for end in ends]
+        self._table = PREFIX + re.sub(r"\W", "_", name)
+        rules = [
+            f"{'ip' if end.address.version == 4 else 'ip6'} daddr {end.address} "
+            f"{end.protocol.name.lower()} dport {end.port} drop"
+            for end in ends
+        ]
         self._run(
-            f"table ip {self._table} {{ chain input {{ type filter hook input priority 0;\n"
+            f"table inet {self._table} {{ chain input {{ type filter hook input priority 0;\n"
             + "\n".join(dict.fromkeys(rules))
             + "\n}\n}\n"
         )
@@ -49,7 +67,7 @@ class Dropping:
 
     def close(self) -> None:
         """Let packets through again."""
-        self._run(f"delete table ip {self._table}")
+        self._run(f"delete table inet {self._table}")
 
     def __enter__(self) -> Dropping:
         return self

@@ -1,14 +1,28 @@
-"""What CRIU leaves in a host's firewall when it has locked connections itself."""
+"""What is left in a host's firewall by a CRIU that has locked connections itself, or by a killed controller."""
 
 from __future__ import annotations
 
 import subprocess
 
+from .dropping import PREFIX
+from .model import Host
+from .namespaces import in_netns
+
 
 def remove_criu_tables() -> None:
     """Delete CRIU's nftables tables in the current network namespace."""
+    _remove("CRIU-")
+
+
+def clean(*hosts: Host) -> None:
+    """Let packets through that migrations of a killed controller have had dropped in hosts; no other is under way."""
+    for host in hosts:
+        in_netns(host.pid, lambda: _remove("CRIU-", PREFIX))
+
+
+def _remove(*prefixes: str) -> None:
     for line in _nft("list", "tables").splitlines():
-        if line.split()[-1].startswith("CRIU-"):
+        if line.split()[-1].startswith(prefixes):
             _nft("delete", *line.split())
 
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, TypeVar
 
 from . import tree
 from .deadline import Deadline
-from .dropping import Dropping
+from .dropping import Dropping, End
 from .engines.runtime import Part, Runtimes
 from .errors import MigrationError, Refused
 from .groups import member_folder, members
@@ -28,7 +27,7 @@ from .journal import Note
 from .model import App, Host
 from .neighbours import Surroundings
 from .runtime import Releasing, nothing_to_release
-from .steering import Endpoint, IpProtocol
+from .steering import IpProtocol
 from .streams import is_inner
 from .transfer.modes import Choice, Mode, Wish
 from .turns import turn_of
@@ -235,14 +234,14 @@ class PartyPassage:
             part.back_out()
         return self._apps[0].pid
 
-    def _inner_ends(self, host: Host) -> list[Endpoint]:
+    def _inner_ends(self, host: Host) -> list[End]:
         """List where the connections within a host end, by the images."""
         images = [part.images / FILES_IMAGE for part in self.parts]
         sockets = [s for i in images if i.exists() for s in OpenFiles(i.read_bytes(), self._fdinfo).sockets]
         return [
-            Endpoint(IpProtocol.TCP, socket.local, socket.local_port)
+            End(IpProtocol.TCP, socket.local, socket.local_port)
             for socket in sockets
-            if is_inner(socket, host.address) and isinstance(socket.local, IPv4Address)
+            if is_inner(socket, host.address)
         ]
 
     def close(self) -> None:

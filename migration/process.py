@@ -15,7 +15,7 @@ from .custody import Custody
 from .deadline import Deadline
 from .diag import Diag
 from .errors import CriuMissing, LaunchFailed, MigrationError, Refused
-from .firewall import remove_criu_tables
+from .firewall import clean, remove_criu_tables
 from .freezer import end_silently, is_half_built, wake
 from .groups import Member
 from .inet import InetSocket
@@ -247,6 +247,7 @@ class ProcessRuntime:
 
     def tidy(self, app: App, other: Host) -> None:
         """Remove what a migration whose controller was killed has left on the host that a program is not on."""
+        clean(app.host, other)
         baggage.tidy(app, other, self.custody)
 
     def close(self) -> None:

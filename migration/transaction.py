@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from . import repair, rewriting, tree
 from .cancellation import Cancellation
 from .deadline import UNDO, Deadline, Timeouts
 from .diag import Diag
-from .dropping import Dropping
+from .dropping import Dropping, End
 from .errors import MemoryLost, MigrationError, Refused, StepTimeout
 from .groups import members
 from .images import BadImage
@@ -38,8 +38,8 @@ from .netstat import aborted_connections
 from .preflight import Plan, check_ports
 from .report import Connections, Event, OnEvent, Outcome, Phase, Report, StepTime
 from .runtime import Passage, Runtime
-from .steering import Endpoint, IpProtocol, Move, Steering, SteeringError
-from .streams import Ends
+from .steering import IpProtocol, Move, Steering, SteeringError
+from .streams import Ends, ends_of, reversed_ends
 from .transfer.modes import Choice, Mode
 from .workspace import is_full
 
@@ -280,12 +280,14 @@ class Transaction:
 
         Connections whose sockets both belong to what was just stopped are not held: the kernel goes on sending what is
         queued, and what it delivered after the receiver's socket was written to the image would be acknowledged and
-        lost.
+        lost. Waiting alone is not enough: what is received and not read is acknowledged 40 ms later.
         """
         if not self.no_hold:
             self.steering.muted(self.move)
         if not self.has_inner_connections:
             return
+        if ends := inner_ends(self.runtime.sockets(self.plan.app)):
+            self.open_files.enter_context(Dropping(self.plan.source.pid, f"{self.move.id}-within", ends))
         deadline = time.monotonic() + SETTLE_TIMEOUT
         queues: object = None
         while time.monotonic() < deadline:
@@ -514,9 +516,19 @@ class Transaction:
                 self.tell("clean up", Phase.FAILED, reason=str(ex))
 
 
-def locations(move: Move) -> list[Endpoint]:
+def locations(move: Move) -> list[End]:
     """Return where what moves can be reached before."""
-    return [*(m.old for m in move.listeners), *(m.old for m in move.connections)]
+    known = [*(m.old for m in move.listeners), *(m.old for m in move.connections)]
+    return [End(old.protocol, old.address, old.port) for old in known]
+
+
+def inner_ends(sockets: Iterable[InetSocket]) -> list[End]:
+    """Return both ends of the TCP connections among some sockets, if one of them has something in its send queue."""
+    by_ends = {ends_of(s): s for s in sockets if s.protocol == IpProtocol.TCP and s.is_connection}
+    inner = [s for ends, s in by_ends.items() if reversed_ends(ends) in by_ends]
+    if not any(s.send_queue for s in inner):
+        return []
+    return [End(IpProtocol.TCP, s.local, s.local_port) for s in inner]
 
 
 def reason(ex: BaseException) -> str:

@@ -17,7 +17,7 @@ from .. import refusals, tree
 from ..criu import Criu
 from ..deadline import Deadline
 from ..errors import CriuMissing, MigrationError, Refused
-from ..firewall import remove_criu_tables
+from ..firewall import clean, remove_criu_tables
 from ..freezer import unpin
 from ..inet import InetSocket
 from ..journal import Note
@@ -274,4 +274,5 @@ class Runtimes:
         if app.engine is None:
             self._processes.tidy(app, other)
         else:
+            clean(app.host, other)
             self._engines.tidy(app)
