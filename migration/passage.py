@@ -124,9 +124,10 @@ class ProcessPassage:
         self._dumper.wait_for("pre-dump")
         carrier.wait_until_ready()
         self._gate.wait_for(self._restorer.pid, GATE_TIMEOUT)
+        if not in_turn:
+            return  # others are restored beside it, and none of them is to be behind
         # Before packets are held: one has to wait for it.
-        if in_turn:
-            self._turn.enter_context(turn_of(tree.processes(self._pid)))
+        self._turn.enter_context(turn_of(tree.processes(self._pid)))
         workers = [self._dumper] if self._apart.is_tree else [self._dumper, self._restorer]
         self._apart.begin([worker.pid for worker in workers], carrier.helpers)
 
