@@ -42,12 +42,9 @@ class Apart:
         self._before: dict[int, set[int]] = {}
         self._affinities = dict(_affinities(original))
         self._usual = next(iter(self._affinities.values()), set())
+        self._is_mixed = any(where != self._usual for where in self._affinities.values())
         if self._is_mixed:
             self._affinities = {tree.inside(thread): where for thread, where in self._affinities.items()}
-
-    @property
-    def _is_mixed(self) -> bool:
-        return any(where != self._usual for where in self._affinities.values())
 
     @property
     def is_tree(self) -> bool:
@@ -77,7 +74,7 @@ class Apart:
 
     def give_back(self, copy: int) -> None:
         """Let the threads of a copy run where those of the original might."""
-        for pid in tree.processes(copy) if self.is_tree else (copy,):
+        for pid in tree.processes(copy):
             for thread in tree.threads(pid):
                 inner = tree.inside(thread) if self._is_mixed else 0
                 _set(thread, self._affinities.get(inner, self._usual))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import select
@@ -45,6 +44,11 @@ def state(pid: int) -> str:
 def _stat(pid: int) -> list[str]:
     """Return the fields of /proc/PID/stat from the state on (proc_pid_stat(5))."""
     return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+
+
+def _stat_or_empty(pid: int) -> list[str]:
+    """Return the same fields, none if it is gone."""
+    return read_or_empty(PROC / str(pid) / "stat").rpartition(")")[2].split()
 
 
 def parent(pid: int) -> int:
@@ -101,14 +105,14 @@ def _status(pid: int | str, key: str) -> str:
 
 def start_time(pid: int) -> int:
     """Return when a process began, in clock ticks since boot; 0 for one that is gone."""
-    stat = read_or_empty(PROC / str(pid) / "stat")
-    return int(stat.rpartition(")")[2].split()[19]) if stat else 0
+    fields = _stat_or_empty(pid)
+    return int(fields[19]) if fields else 0
 
 
 def processor(pid: int) -> int:
     """Return the processor that a thread ran on last, -1 if it is gone."""
-    stat = read_or_empty(PROC / str(pid) / "stat")
-    return int(stat.rpartition(")")[2].split()[36]) if stat else -1
+    fields = _stat_or_empty(pid)
+    return int(fields[36]) if fields else -1
 
 
 def threads(pid: int) -> list[int]:
@@ -121,8 +125,7 @@ def threads(pid: int) -> list[int]:
 
 def page_faults(pid: int) -> int:
     """Return how many page faults a process has had, minor and major ones; 0 for one that is gone."""
-    stat = read_or_empty(PROC / str(pid) / "stat")
-    fields = stat.rpartition(")")[2].split()
+    fields = _stat_or_empty(pid)
     return int(fields[7]) + int(fields[9]) if fields else 0
 
 
@@ -137,9 +140,8 @@ def processes(root: int) -> list[int]:
 def children(pid: int) -> list[int]:
     """List a process's children."""
     found: list[int] = []
-    with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
-        for task in (PROC / str(pid) / "task").glob("*/children"):
-            found += [int(child) for child in read_or_empty(task).split()]
+    for thread in threads(pid):
+        found += [int(child) for child in read_or_empty(PROC / f"{pid}/task/{thread}/children").split()]
     return found
 
 
