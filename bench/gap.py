@@ -108,7 +108,9 @@ def run(arm: Arm, migrations: int) -> None:
     """Do some migrations of one arm."""
     network = LoadBalancerNetwork(hosts=3, topology=arm.topology)
     with Testbed(network, hold=arm.hold) as bed:
-        server = bed.run("echo", "h2", [*(KEEP_ALIVE if arm.plain else ()), *SERVER], service=VIP)
+        server = bed.run(
+            "echo", "h2", [*(KEEP_ALIVE if arm.plain else ()), *SERVER], service=VIP, cwd=bed.scratch
+        )
         if arm.plain:
             deafen(bed.hosts["h1"], [bed.hosts["h2"], bed.hosts["h3"]])
         with MeasuringClient(bed.host("h1").pid, VIP, arm.load, bed.folder) as client:

@@ -140,18 +140,15 @@ def small(program: Path, parts: str, rounds: int, migrations: int, image: str) -
     chosen = [arm for part, arm in arms.items() if part in parts]
     for _ in range(rounds):
         for arm in chosen:
-            with (
-                Testbed(LoadBalancerNetwork(hosts=4), hosts=arm.hosts) as bed,
-                tempfile.TemporaryDirectory() as data,
-            ):
-                start(bed, arm, Path(data))
+            with Testbed(LoadBalancerNetwork(hosts=4), hosts=arm.hosts) as bed:
+                start(bed, arm)
                 run(bed, program, arm, migrations)
     return chosen
 
 
-def start(bed: Testbed, arm: Arm, data: Path) -> None:
+def start(bed: Testbed, arm: Arm) -> None:
     """Start Redis as a process, or in a container."""
-    command = redis_server(data)
+    command = redis_server(bed.scratch)
     if arm.image is None:
         bed.run("redis", "h2", command, service=EMPTY)
         return
@@ -179,13 +176,11 @@ def large(program: Path, gib: float, rounds: int, migrations: int) -> list[Arm]:
 @contextmanager
 def two_redis(keys: int) -> Iterator[Testbed]:
     """Run a testbed with an empty Redis and one with that many keys."""
-    with (
-        Testbed(LoadBalancerNetwork(hosts=4)) as bed,
-        tempfile.TemporaryDirectory() as one,
-        tempfile.TemporaryDirectory() as other,
-    ):
-        bed.run("empty", "h2", redis_server(Path(one)), service=EMPTY)
-        bed.run("big", "h2", redis_server(Path(other), "--port", BIG.split(":")[1]), service=BIG)
+    with Testbed(LoadBalancerNetwork(hosts=4)) as bed:
+        for name, more in (("empty", ()), ("big", ("--port", BIG.split(":")[1]))):
+            data = bed.scratch / name
+            data.mkdir()
+            bed.run(name, "h2", redis_server(data, *more), service=BIG if more else EMPTY)
         fill(bed, BIG, keys)
         yield bed
 

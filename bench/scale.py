@@ -65,7 +65,7 @@ def with_idle(count: int, migrations: int) -> list[Report]:
     reports = []
     vip = "10.0.0.100:7000"
     with Testbed(LoadBalancerNetwork(hosts=4)) as bed, ExitStack() as stack:
-        bed.run("echo", "h2", SERVER, service=vip)
+        bed.run("echo", "h2", SERVER, service=vip, cwd=bed.scratch)
         others = None
         if count:
             folder = bed.folder / "idle"
@@ -113,7 +113,7 @@ def at_once(rounds: int) -> list[dict[str, float]]:
         clients = {}
         for number, name in enumerate(names):
             vip = f"10.0.0.{110 + number}:{7000 + number}"
-            bed.run(name, "h2", [*SERVER, "--port", str(7000 + number)], service=vip)
+            bed.run(name, "h2", [*SERVER, "--port", str(7000 + number)], service=vip, cwd=bed.scratch)
             folder = bed.folder / name
             folder.mkdir()
             clients[name] = stack.enter_context(

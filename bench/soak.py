@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     with Testbed(LoadBalancerNetwork(hosts=5)) as bed:
         programs = Programs(bed)
         programs.start()
-        bed.run("echo", "h2", ["/usr/bin/python3", str(TCP_ECHO), "server"], service=ECHO)
+        bed.run("echo", "h2", ["/usr/bin/python3", str(TCP_ECHO), "server"], service=ECHO, cwd=bed.scratch)
         with MeasuringClient(bed.host("h5").pid, ECHO, Load(1), bed.folder) as client:
             for host in bed.hosts.values():
                 watch_resets(host)

@@ -71,7 +71,7 @@ def measure(count: int) -> list[Run]:
     """Do some migrations and note when each step began and ended."""
     runs = []
     with Testbed(LoadBalancerNetwork(hosts=3)) as bed:
-        bed.run("echo", "h2", ["/usr/bin/python3", str(TCP_ECHO), "server"], service=VIP)
+        bed.run("echo", "h2", ["/usr/bin/python3", str(TCP_ECHO), "server"], service=VIP, cwd=bed.scratch)
         with MeasuringClient(bed.host("h1").pid, VIP, Load(1), bed.folder) as client:
             for number in range(count):
                 time.sleep(PAUSE)

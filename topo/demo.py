@@ -23,7 +23,8 @@ def echo_demo(bed: Testbed, count: int, connections: int, bulk: bool) -> bool:
     if bed.uses_images:
         bed.run("echo", "h2", arguments, service=SERVICE, image="tcp-echo")
     else:
-        bed.run("echo", "h2", ["/usr/bin/python3", str(TCP_ECHO), *arguments], service=SERVICE)
+        command = ["/usr/bin/python3", str(TCP_ECHO), *arguments]
+        bed.run("echo", "h2", command, service=SERVICE, cwd=bed.scratch)
     load = Load(connections, bulk=bulk)
     what = "streams at full speed both ways" if bulk else f"sends {load.rate:g} requests a second"
     print(

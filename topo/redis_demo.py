@@ -59,7 +59,7 @@ class Programs:
         elif shutil.which("redis-server") is None:
             raise TestbedError("redis-server is not installed: type make setup")
         else:
-            bed.run("redis", "h2", redis_server(bed.folder), service=REDIS)
+            bed.run("redis", "h2", redis_server(bed.scratch), service=REDIS)
             bed.run("app", "h1", [PYTHON, str(APPS / "app.py"), "--redis", REDIS], service=BACKEND)
         for name, host, target in (("producer", "h1", REDIS), ("poller", "h4", BACKEND)):
             status = self._status[name]

@@ -31,6 +31,7 @@ from topo.waiting import wait_until
 
 MARKER = "P4FERRY_RUN"
 JOURNALS = "journals"
+SCRATCH = "scratch"
 _KILL_TIMEOUT = 5.0  # seconds until processes that were killed must be gone
 
 
@@ -75,10 +76,16 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.images.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.scratch.mkdir(exist_ok=True)
             fast_journals.prepare(self.folder / JOURNALS)
         except OSError as ex:
             raise TestbedError(f"cannot make {ex.filename}: {ex.strerror}") from ex
         os.environ[MARKER] = self.name
+
+    @property
+    def scratch(self) -> Path:
+        """A folder in memory for whatever need not outlive the run."""
+        return self.images / SCRATCH
 
     def record_links(self, links: list[str]) -> None:
         """Write down the root namespace's links that this run is about to make, and whose run it is."""

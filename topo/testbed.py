@@ -388,6 +388,15 @@ class Testbed:
         return self._run.folder
 
     @property
+    def scratch(self) -> Path:
+        """A folder in memory, gone with the testbed, to be a program's working directory.
+
+        CRIU makes a directory in that for a moment, and removes it, once for each thread and once more, while the
+        program stands still. On a disk's file system that may take 0.4 ms each time, here it takes 0.1.
+        """
+        return self._run.scratch
+
+    @property
     def runtime(self) -> ProcessRuntime:
         """What starts and moves the programs."""
         return self._runtime
