@@ -30,9 +30,9 @@ from .transfer.modes import Choice
 from .turns import turn_of
 
 GATE_TIMEOUT = 5.0
-# Of what a restore asks before post-restore: pre-restore, setup-namespaces, post-setup-namespaces. One is not answered
-# ahead, so that a CRIU that asked less would not let the copy go.
-ASKED_BEFORE = 2
+# What a restore asks before post-restore: pre-restore, setup-namespaces, post-setup-namespaces; the latter two since
+# what it restores has a namespace of its own, as all that the keeper starts has.
+ASKED_BEFORE = 3
 ANNOUNCE_TIMEOUT = 0.3  # in which a restore that goes on has told of its program
 SETTLE_TIME = 0.05  # in which what a killed worker had ordered takes place
 
@@ -204,7 +204,7 @@ class ProcessPassage:
         begun()
         self.carrier.restore_begun()
         self._copy = self._restorer.wait_for("post-restore")
-        self._apart.give_back(self._copy)
+        self._apart.give_back(self._copy, is_alone=len(self._frozen) == 1)
         self._custody.announced.add(self._copy)
         self.carrier.built()
         return self._copy

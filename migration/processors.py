@@ -72,9 +72,9 @@ class Apart:
                 self._before[thread] = where
                 _set(thread, where - {one})
 
-    def give_back(self, copy: int) -> None:
-        """Let the threads of a copy run where those of the original might."""
-        for pid in tree.processes(copy):
+    def give_back(self, copy: int, is_alone: bool) -> None:
+        """Let the threads of a copy run where those of the original might; one that `is_alone` has no child."""
+        for pid in [copy] if is_alone else tree.processes(copy):
             for thread in tree.threads(pid):
                 inner = tree.inside(thread) if self._is_mixed else 0
                 _set(thread, self._affinities.get(inner, self._usual))

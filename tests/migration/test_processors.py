@@ -132,7 +132,7 @@ def test_what_has_ended_is_no_error() -> None:
         process.wait()
     apart = Apart([process.pid])
     apart.begin([process.pid], [process.pid])
-    apart.give_back(process.pid)
+    apart.give_back(process.pid, is_alone=True)
     apart.end()
     assert os.sched_getaffinity(0) == ALL
 
