@@ -136,9 +136,9 @@ class SwitchSteering:
         """Make what the program will send from its new location carry its identity."""
         self._call(lambda: self._prepare(move))
 
-    def hold(self, move: Move, at_once: bool = False) -> None:
+    def hold(self, move: Move, at_once: bool = False, sent: Callable[[], None] = lambda: None) -> None:
         """Keep every packet for the endpoints, wait for those that had passed, and begin to keep the answers."""
-        self._call(lambda: self._hold(move, at_once))
+        self._call(lambda: self._hold(move, at_once, sent))
 
     def start_hold(self, move: Move) -> None:
         """Keep every packet for the endpoints from now on."""
@@ -284,11 +284,12 @@ class SwitchSteering:
 
     # ---- hold
 
-    async def _hold(self, move: Move, at_once: bool) -> None:
+    async def _hold(self, move: Move, at_once: bool, sent: Callable[[], None]) -> None:
         active = self._active(move)
         at_once = at_once and active.is_near
         keeping = await self._about_to_hold(move, at_once)
-        await self._drained(move, (lambda: None) if at_once else (lambda: self._begin_muting(move)), keeping)
+        crossed = (lambda: None) if at_once else (lambda: self._begin_muting(move))
+        await self._drained(move, crossed, keeping, sent)
 
     async def _hold_and_see(self, move: Move) -> None:
         """Begin a hold, and return when the switch has it: no marker shows that."""
@@ -323,7 +324,11 @@ class SwitchSteering:
         return keeping
 
     async def _drained(
-        self, move: Move, crossed: Callable[[], None] = lambda: None, keeping: Sequence[Row] = ()
+        self,
+        move: Move,
+        crossed: Callable[[], None] = lambda: None,
+        keeping: Sequence[Row] = (),
+        sent: Callable[[], None] = lambda: None,
     ) -> None:
         """Wait until nothing is on its way to the source any more, once the rows are there that keep packets."""
         active = self._moves.get(move.id)
@@ -335,6 +340,7 @@ class SwitchSteering:
                 # Whether the switch has taken it is seen with the next write: what it has not kept harms nobody while
                 # the original lives on.
                 active.unconfirmed += await self._balancer.write_soon(keeping, behind)
+                sent()
                 active.held |= active.plan.locations
                 told.enter_context(
                     trace.told(

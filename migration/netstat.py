@@ -23,3 +23,8 @@ def counters(pid: int, files: Sequence[str] = ("snmp", "netstat")) -> dict[str, 
 def aborted_connections(pid: int) -> int:
     """Count the connections that went from open to closed without a FIN: by RST or by timeout (RFC 4022)."""
     return counters(pid, ["snmp"])["Tcp.EstabResets"]
+
+
+def opened_connections(pid: int) -> int:
+    """Count the connections that others have opened to listeners here (RFC 4022: tcpPassiveOpens)."""
+    return counters(pid, ["snmp"])["Tcp.PassiveOpens"]

@@ -149,6 +149,10 @@ class PartyPassage:
         """Say whether one of them holds file locks."""
         return any(part.has_locks for part in self.parts)
 
+    def start_freeze(self) -> bool:
+        """Stop nobody: the others would still talk to it."""
+        return False
+
     def freeze(self, stopped: Callable[[], None] = lambda: None) -> None:
         """Stop all, then write each down: processes one after the other, for they may work in one directory."""
         with self._turn:

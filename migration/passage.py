@@ -65,7 +65,7 @@ class ProcessPassage:
         for path in (self.images, self.moved):
             path.mkdir(mode=0o700)
         self._gate = Gate(self.moved / INVENTORY_IMAGE)
-        self._is_frozen = self._is_complete = self._is_pinned = False
+        self._is_under_way = self._is_frozen = self._is_complete = self._is_pinned = False
         self._frozen: list[int] = []
         """The processes of the original, which do not change any more once CRIU has stopped them."""
         self._has_locks = False
@@ -152,6 +152,12 @@ class ProcessPassage:
         """Say whether the original was told to end."""
         return self._has_ended
 
+    def start_freeze(self) -> bool:
+        """Let the dump worker go on: it prepares itself (0.7 ms), stops the program, and waits before its sockets."""
+        self._dumper.answer(True)
+        self._is_under_way = True
+        return True
+
     def freeze(self, stopped: Callable[[], None] = lambda: None) -> None:
         """Let the dump worker go on, up to the complete image."""
         with self._turn:
@@ -161,7 +167,8 @@ class ProcessPassage:
 
     def stop(self) -> None:
         """Let the dump worker stop all processes; of their sockets it has not looked at one yet."""
-        self._dumper.answer(True)
+        if not self._is_under_way:
+            self.start_freeze()
         self._dumper.wait_for("query-ext-files")
 
     def dump(self) -> None:

@@ -3,7 +3,7 @@
 A passage is one way of one program from host to host. Its calls come in this order, and `back_out` may
 come at any point before `end_source`:
 
-    open_passage → freeze → transfer → restore → end_source → resume → complete → close
+    open_passage → [start_freeze →] freeze → transfer → restore → end_source → resume → complete → close
 
 Until `end_source` the original is there, running or frozen; until `resume` the copy has not run one
 instruction. So at every moment at most one of the two runs.
@@ -49,6 +49,12 @@ class Passage(Protocol):
     @property
     def copies(self) -> Sequence[int]:
         """What `restore` has built, by the parts."""
+
+    def start_freeze(self) -> bool:
+        """Let the program be stopped from now on, while the caller does something else; say whether that is possible.
+
+        `freeze` waits for it, and whatever looks at the program's sockets comes later.
+        """
 
     def freeze(self, stopped: Callable[[], None] = lambda: None) -> None:
         """Stop the program and write its whole state to `images`; call `stopped` in between."""

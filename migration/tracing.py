@@ -26,6 +26,7 @@ LOG = logging.getLogger(__name__)
 # What a passage's methods say to which end, and hear from it; in the order of the sending.
 Talk = tuple[tuple[str, str, str], ...]
 PASSAGE: Mapping[str, Talk] = {
+    "start_freeze": ((SOURCE, "stop", "is about to"),),
     "freeze": ((SOURCE, "freeze", "frozen, the image is complete"),),
     "restore": ((DESTINATION, "restore", "built and stopped"),),
     "end_source": ((SOURCE, "end", "has ended"),),

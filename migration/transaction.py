@@ -34,14 +34,14 @@ from .images import BadImage
 from .inet import Address, InetSocket, Relocation, State, has_inner_connections
 from .journal import WAY_BACK, Journal, app_to_json, host_to_json, move_to_json
 from .namespaces import urgency
-from .netstat import aborted_connections
+from .netstat import aborted_connections, opened_connections
 from .preflight import Plan, check_ports
 from .report import Connections, Event, OnEvent, Outcome, Phase, Report, StepTime
 from .runtime import Passage, Runtime
 from .steering import IpProtocol, Move, Steering, SteeringError
 from .streams import Ends, ends_of, reversed_ends
 from .transfer.modes import Choice, Mode
-from .workspace import is_full
+from .workspace import empty_folder, is_full
 
 # Called with a step's name and "before" or "after"; raises to make the step fail there.
 Fault = Callable[[str, str], None]
@@ -114,6 +114,9 @@ class Transaction:
         self.unsaid: Mapping[Ends, bytes] = {}
         self.is_calm = False
         """It does not send much on its own: what it says within a few milliseconds may as well be held."""
+        self.may_stop_early = False
+        """Before the hold stands: nobody has connected to its host for some milliseconds, it has no connection to
+        accept, and no datagram can wait that only it could read: no image has those."""
         self._network_touched = False
         self.cancellation = cancellation
         self._bytes: dict[str, int] = {}
@@ -223,14 +226,8 @@ class Transaction:
     def prepare(self) -> None:
         """Get CRIU ready on both hosts, and teach the network the program's voice at its new place."""
         plan = self.plan
-        self.passage = self.runtime.open_passage(
-            plan.app,
-            plan.destination,
-            self.folder,
-            lock=self.no_hold,
-            deadline=self.deadline,
-            choice=plan.choice,
-        )
+        self.passage = self.open_passage()
+        opened = opened_connections(plan.source.pid)
         self.here = self.open_files.enter_context(Diag(plan.source.pid))
         self.there = self.open_files.enter_context(Diag(plan.destination.pid))
         sockets = self.runtime.sockets(plan.app)
@@ -242,20 +239,60 @@ class Transaction:
         self.aborts_before = aborted_connections(plan.destination.pid)
         # Somebody may have taken a port since the plan was made.
         check_ports(plan.app, plan.destination, sockets, self.there.inet())
+        is_quiet = opened_connections(plan.source.pid) == opened and not self.unaccepted()
+        self.may_stop_early = is_quiet and all(socket.protocol == IpProtocol.TCP for socket in sockets)
+
+    def open_passage(self) -> Passage:
+        """Get ready to freeze."""
+        plan = self.plan
+        return self.runtime.open_passage(
+            plan.app,
+            plan.destination,
+            self.folder,
+            lock=self.no_hold,
+            deadline=self.deadline,
+            choice=plan.choice,
+        )
 
     def hold(self) -> None:
-        """Stop everything that is on its way to the program, and wait for what has come through."""
+        """Stop everything that is on its way to the program, and wait for what has come through.
+
+        Meanwhile the program may be stopped, if that takes nothing from it.
+        """
         if self.no_hold:
             self.open_files.enter_context(Dropping(self.plan.source.pid, self.move.id, locations(self.move)))
             return
-        self.steering.hold(self.move, self.is_calm)
+        self.steering.hold(self.move, self.is_calm, self.start_freeze)
+        if self.stage == Stage.FROZEN:
+            if not self.unaccepted():
+                return
+            self.start_over()
         self.settle()
+
+    def start_freeze(self) -> None:
+        """Let CRIU stop the program while the hold is about to stand: what either takes need not wait for the other."""
+        if self.may_stop_early and self.stage == Stage.UNTOUCHED and self.way.start_freeze():
+            self.stage = Stage.FROZEN
+
+    def start_over(self) -> None:
+        """Let a program that was stopped with a connection to accept run on, and get ready for the usual order."""
+        self.steering.release(self.move)
+        self.way.back_out()
+        self.way.close()
+        self.passage, self.stage = None, Stage.UNTOUCHED
+        empty_folder(self.folder)
+        self.passage = self.open_passage()
+        self.steering.hold(self.move, self.is_calm)
+
+    def unaccepted(self) -> list[InetSocket]:
+        """List the listeners with a connection that no program has accepted, and the handshakes with them."""
+        ports = {m.old.port for m in self.move.listeners if m.old.protocol == IpProtocol.TCP}
+        return [s for s in self.here.tcp_waiting() if is_unaccepted(s, ports)] if ports else []
 
     def settle(self) -> None:
         """Wait until no listener has a connection that no program has accepted: CRIU cannot carry those."""
-        ports = {m.old.port for m in self.move.listeners if m.old.protocol == IpProtocol.TCP}
         deadline = time.monotonic() + SETTLE_TIMEOUT
-        while waiting := [s for s in self.here.tcp_waiting() if is_unaccepted(s, ports)]:
+        while waiting := self.unaccepted():
             if time.monotonic() > deadline:
                 raise MigrationError(
                     f"{self.plan.app.name} does not accept a connection that waits: {waiting[0]}"

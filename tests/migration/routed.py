@@ -260,8 +260,9 @@ class RouterSteering:
         if commands:
             self._nft(commands)
 
-    def hold(self, move: Move, at_once: bool = False) -> None:
+    def hold(self, move: Move, at_once: bool = False, sent: Callable[[], None] = lambda: None) -> None:
         self.calls.append("hold")
+        sent()
         self._hold(move)
         self.refuse("hold")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import statistics
 import threading
@@ -16,6 +17,7 @@ import pytest
 from moving import PYTHON, Stage, open_descriptors, says, stage, wait_until
 
 from apps.echo.client import gap_between
+from migration import tree
 from migration.images import FILES_IMAGE, split
 from migration.namespaces import in_netns
 from migration.report import Event, Outcome, Phase
@@ -23,6 +25,7 @@ from migration.tree import processes
 
 pytestmark = pytest.mark.net
 
+PROGRAMS = Path(__file__).parent / "programs"
 CLEAN = {"lost_bytes": 0, "duplicated_bytes": 0, "corrupt_bytes": 0, "resets": 0, "errors": []}
 
 
@@ -80,6 +83,66 @@ def test_files_are_known_by_their_sizes(scene: Stage) -> None:
     files = [entry.reg for entry in entries if entry.HasField("reg")]
     assert [file.name for file in files if file.build_id] == []
     assert any("libc" in file.name and file.size > 0 for file in files)
+
+
+def test_a_program_is_stopped_while_the_hold_begins(scene: Stage) -> None:
+    """CRIU has it in its hands by the time that the hold stands, or soon after, and has not looked at its sockets."""
+    tracers: list[int] = []
+
+    def look(step: str, when: str) -> None:
+        if (step, when) == ("hold", "after"):
+            wait_until(lambda: tree.tracer(app.pid), "CRIU stopping the program")
+            tracers.append(tree.tracer(app.pid))
+
+    app = scene.serve("B")
+    assert scene.migrator(fault=look).migrate(app, scene.hosts["C"]).outcome is Outcome.COMPLETED
+    assert len(tracers) == 1
+
+
+def test_a_program_with_datagrams_reads_them_before_it_is_stopped(scene: Stage) -> None:
+    """No image has what waits in a UDP socket, so nothing may come once the program stands still."""
+    tracers: list[int] = []
+
+    def look(step: str, when: str) -> None:
+        if (step, when) == ("hold", "after"):
+            time.sleep(0.02)
+            tracers.append(tree.tracer(app.pid))
+
+    app = scene.serve("B", "--udp")
+    assert scene.migrator(fault=look).migrate(app, scene.hosts["C"]).outcome is Outcome.COMPLETED
+    assert tracers == [0]
+
+
+def test_a_connection_that_comes_at_the_last_moment_is_accepted(scene: Stage) -> None:
+    """Stopped too early to accept it, the program runs on until it has: CRIU could not carry it."""
+    log = scene.folder / "patient.log"
+    command = [PYTHON, str(PROGRAMS / "patient.py")]
+    app = scene.runtime.launch("patient", scene.hosts["B"], command, log)
+    wait_until(lambda: says(log, "listening"), "the server listening")
+    connections: list[socket.socket] = []
+    openings: list[int] = []
+    open_passage = scene.runtime.open_passage
+
+    def connect(step: str, when: str) -> None:
+        if (step, when) == ("hold", "before"):
+            connections.append(
+                in_netns(scene.hosts["A"].pid, lambda: socket.create_connection(("10.77.2.2", 7000), 5))
+            )
+
+    def opening(*arguments: Any, **options: Any) -> Any:
+        openings.append(tree.tracer(app.pid))
+        if len(openings) == 2:
+            scene.runtime.custody.kill(app.pid, signal.SIGUSR1)
+        return open_passage(*arguments, **options)
+
+    scene.runtime.open_passage = opening  # type: ignore[method-assign]
+    report = scene.migrator(fault=connect).migrate(app, scene.hosts["C"])
+    assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+    assert openings == [0, 0]
+    assert report.connections.kept == 1
+    with connections[0] as connection:
+        connection.sendall(b"hello")
+        assert connection.recv(5) == b"hello"
 
 
 def connect_anew(scene: Stage) -> None:
