@@ -136,9 +136,9 @@ class SwitchSteering:
         """Make what the program will send from its new location carry its identity."""
         self._call(lambda: self._prepare(move))
 
-    def hold(self, move: Move, at_once: bool = False, sent: Callable[[], None] = lambda: None) -> None:
+    def hold(self, move: Move, at_once: bool = False, begun: Callable[[], None] = lambda: None) -> None:
         """Keep every packet for the endpoints, wait for those that had passed, and begin to keep the answers."""
-        self._call(lambda: self._hold(move, at_once, sent))
+        self._call(lambda: self._hold(move, at_once, begun))
 
     def start_hold(self, move: Move) -> None:
         """Keep every packet for the endpoints from now on."""
@@ -284,12 +284,12 @@ class SwitchSteering:
 
     # ---- hold
 
-    async def _hold(self, move: Move, at_once: bool, sent: Callable[[], None]) -> None:
+    async def _hold(self, move: Move, at_once: bool, begun: Callable[[], None]) -> None:
         active = self._active(move)
         at_once = at_once and active.is_near
         keeping = await self._about_to_hold(move, at_once)
         crossed = (lambda: None) if at_once else (lambda: self._begin_muting(move))
-        await self._drained(move, crossed, keeping, sent)
+        await self._drained(move, crossed, keeping, begun)
 
     async def _hold_and_see(self, move: Move) -> None:
         """Begin a hold, and return when the switch has it: no marker shows that."""
@@ -328,7 +328,7 @@ class SwitchSteering:
         move: Move,
         crossed: Callable[[], None] = lambda: None,
         keeping: Sequence[Row] = (),
-        sent: Callable[[], None] = lambda: None,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
         """Wait until nothing is on its way to the source any more, once the rows are there that keep packets."""
         active = self._moves.get(move.id)
@@ -339,8 +339,8 @@ class SwitchSteering:
             async def begin(behind: Packets) -> None:
                 # Whether the switch has taken it is seen with the next write: what it has not kept harms nobody while
                 # the original lives on.
+                begun()
                 active.unconfirmed += await self._balancer.write_soon(keeping, behind)
-                sent()
                 active.held |= active.plan.locations
                 told.enter_context(
                     trace.told(

@@ -100,9 +100,9 @@ class NullSteering:
     def prepare(self, move: Move) -> None:
         self.calls.append("prepare")
 
-    def hold(self, move: Move, at_once: bool = False, sent: Callable[[], None] = lambda: None) -> None:
+    def hold(self, move: Move, at_once: bool = False, begun: Callable[[], None] = lambda: None) -> None:
         self.calls.append("hold")
-        sent()
+        begun()
 
     def start_hold(self, move: Move) -> None:
         self.calls.append("start_hold")
@@ -149,11 +149,11 @@ class Steering(Protocol):
         `move` lists the sockets seen in /proc; `extend` brings those that came later.
         """
 
-    def hold(self, move: Move, at_once: bool = False, sent: Callable[[], None] = lambda: None) -> None:
+    def hold(self, move: Move, at_once: bool = False, begun: Callable[[], None] = lambda: None) -> None:
         """Keep every packet for the move's endpoints, and return only when what had already passed has arrived.
 
-        `sent` is called when that is under way: what happens to the program from then on happens to one whose packets
-        are about to be kept.
+        `begun` is called just before that is under way: what happens to the program from then on happens to one whose
+        packets are about to be kept.
 
         With `at_once` it may keep what the source sends as well, from the same moment on: what is sent until `muted`
         is next to nothing.

@@ -260,9 +260,9 @@ class RouterSteering:
         if commands:
             self._nft(commands)
 
-    def hold(self, move: Move, at_once: bool = False, sent: Callable[[], None] = lambda: None) -> None:
+    def hold(self, move: Move, at_once: bool = False, begun: Callable[[], None] = lambda: None) -> None:
         self.calls.append("hold")
-        sent()
+        begun()
         self._hold(move)
         self.refuse("hold")
 
