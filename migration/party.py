@@ -134,7 +134,6 @@ class PartyPassage:
                     app, destination, place, lock=lock, choice=choice, deadline=deadline, in_turn=False
                 )
                 self.parts.append(part)
-            self._turn.enter_context(turn_of(pid for app in apps for pid in tree.processes(app.pid)))
         except BaseException:
             self.close()
             raise
@@ -148,6 +147,12 @@ class PartyPassage:
     def has_locks(self) -> bool:
         """Say whether one of them holds file locks."""
         return any(part.has_locks for part in self.parts)
+
+    def take_turn(self) -> None:
+        """Wait for dumps in the same directories."""
+        for part in self.parts:
+            part.take_turn()
+        self._turn.enter_context(turn_of(pid for app in self._apps for pid in tree.processes(app.pid)))
 
     def start_freeze(self) -> bool:
         """Stop nobody: the others would still talk to it."""

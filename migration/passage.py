@@ -54,7 +54,7 @@ class ProcessPassage:
         in_turn: bool = True,
     ) -> None:
         """Start the workers; without `in_turn` the caller sees to it that no other dump comes in between."""
-        self._deadline = deadline
+        self._deadline, self._in_turn = deadline, in_turn
         self._criu, self._custody = criu, custody
         self._app, self._pid, self._source = app, app.pid, app.host
         self._destination = destination
@@ -78,7 +78,7 @@ class ProcessPassage:
         self._carrier: Carrier | None = None
         self._has_run = False
         try:
-            self._get_ready(choice, in_turn)
+            self._get_ready(choice)
         except BaseException:
             for worker in self._workers:
                 worker.is_stuck = True  # one that stands at its gate hears nothing but a signal
@@ -87,10 +87,11 @@ class ProcessPassage:
 
     def _start(self, host: Host, action: str, log: Path, *files: HasDescriptor) -> Worker:
         worker = Worker(self._criu, self._custody, host.pid, action, log, *files, deadline=self._deadline)
+        worker.set_priority(0)  # for now: another program may be standing still
         self._workers.append(worker)
         return worker
 
-    def _get_ready(self, choice: Choice, in_turn: bool) -> None:
+    def _get_ready(self, choice: Choice) -> None:
         """Let all workers do what needs no frozen program: mostly probing the kernel, some 30 ms."""
         source, destination = self._source, self._destination
         self._baggage.first_pass()
@@ -124,12 +125,16 @@ class ProcessPassage:
         self._dumper.wait_for("pre-dump")
         carrier.wait_until_ready()
         self._gate.wait_for(self._restorer.pid, GATE_TIMEOUT)
-        if not in_turn:
+
+    def take_turn(self) -> None:
+        """See runtime.Passage; from here on the workers go ahead of others."""
+        for worker in (self._dumper, self._restorer):
+            worker.set_priority(URGENT)
+        if not self._in_turn:
             return  # others are restored beside it, and none of them is to be behind
-        # Before packets are held: one has to wait for it.
         self._turn.enter_context(turn_of(tree.processes(self._pid)))
         workers = [self._dumper] if self._apart.is_tree else [self._dumper, self._restorer]
-        self._apart.begin([worker.pid for worker in workers], carrier.helpers)
+        self._apart.begin([worker.pid for worker in workers], self.carrier.helpers)
 
     @property
     def carrier(self) -> Carrier:
@@ -265,6 +270,7 @@ class ProcessPassage:
             self._apart.end()
         self._has_run = True
         if self.carrier.keeps_source:
+            self._apart.leave()  # the last page may be seconds away
             self._finish_restore()  # its daemon has to hear of the end
             return
         if self._lock == "NFTABLES":
@@ -394,6 +400,12 @@ class ProcessPassage:
         """Hang up on the workers, and take away the firewall tables that a locked dump leaves."""
         self._turn.close()
         self._apart.end()
+        try:
+            self._let_go()
+        finally:
+            self._apart.leave()
+
+    def _let_go(self) -> None:
         if self._original >= 0:
             os.close(self._original)
             self._original = -1

@@ -3,7 +3,9 @@
 A scheduler likes to wake a thread where its waker runs. So CRIU, the page server, and the threads here that hold,
 steer and release packets take turns on one processor while another sleeps, although most of what they do could be done
 side by side. From just before the freeze until the copy runs, CRIU's workers have the processor of the original, and
-whatever else works for the migration keeps off it. One migration at a time is treated so; others run as they come.
+whatever else works for the migration keeps off it. One migration at a time is treated so. Where there are few
+processors the next one waits for that, for a while: two programs that stand still at the same time would stand for as
+long as both together. Elsewhere others run as they come.
 
 No image holds an affinity: a copy has its restore worker's, and is given its original's.
 """
@@ -17,6 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from . import tree
 
+FEW = 3  # processors, of which the freeze of one program keeps two busy
+PATIENCE = 0.5  # seconds
 _claim = threading.Lock()
 _assistants: set[int] = set()
 
@@ -33,7 +37,7 @@ def assisting() -> Iterator[None]:
 
 
 class Apart:
-    """The order of things around the freeze of one program; `end` takes it back."""
+    """The order of things around the freeze of one program; `end` takes it back, and `leave` lets others have it."""
 
     def __init__(self, original: Sequence[int]) -> None:
         """Note where the processes of the original may run."""
@@ -57,12 +61,14 @@ class Apart:
         These are the calling one, those that are `assisting`, and those that are none of Python's (grpc's): not the
         threads of the program that uses this package.
         """
-        one = tree.processor(self._processes[0])
-        ours = os.sched_getaffinity(0)
-        others = ours - {one}
-        if one not in ours or not others or not _claim.acquire(blocking=False):
+        if not _claim.acquire(timeout=PATIENCE if len(os.sched_getaffinity(0)) <= FEW else 0):
             return
         self._is_claimed = True
+        one, ours = tree.processor(self._processes[0]), os.sched_getaffinity(0)
+        others = ours - {one}
+        if one not in ours or not others:
+            self.leave()
+            return
         for pid in workers:
             _set(pid, {one})
         for pid in helpers:
@@ -81,13 +87,16 @@ class Apart:
 
     def end(self) -> None:
         """Let this process's threads run where they ran before; twice is once."""
-        if not self._is_claimed:
-            return
-        self._is_claimed = False
         for thread, where in self._before.items():
             _set(thread, where)
         self._before.clear()
-        _claim.release()
+
+    def leave(self) -> None:
+        """After `end`: let the next one begin, what is left to be done being done; twice is once."""
+        self.end()
+        if self._is_claimed:
+            self._is_claimed = False
+            _claim.release()
 
 
 def _affinities(pids: Iterable[int]) -> Iterator[tuple[int, set[int]]]:

@@ -3,7 +3,7 @@
 A passage is one way of one program from host to host. Its calls come in this order, and `back_out` may
 come at any point before `end_source`:
 
-    open_passage → [start_freeze →] freeze → transfer → restore → end_source → resume → complete → close
+    open_passage → take_turn → [start_freeze →] freeze → transfer → restore → end_source → resume → complete → close
 
 Until `end_source` the original is there, running or frozen; until `resume` the copy has not run one
 instruction. So at every moment at most one of the two runs.
@@ -49,6 +49,9 @@ class Passage(Protocol):
     @property
     def copies(self) -> Sequence[int]:
         """What `restore` has built, by the parts."""
+
+    def take_turn(self) -> None:
+        """Just before anything is held: wait, not for ever, for others that this freeze and theirs would only delay."""
 
     def start_freeze(self) -> bool:
         """Let the program be stopped from now on, while the caller does something else; say whether that is possible.

@@ -132,8 +132,7 @@ class Transaction:
             folder=str(self.folder),
         )
         try:
-            with urgency():
-                self.do_steps()
+            self.do_steps()
             self.report.outcome = Outcome.COMPLETED
         except Exception as ex:
             self.report.reason = reason(ex)
@@ -155,6 +154,11 @@ class Transaction:
     def do_steps(self) -> None:
         """Do everything in its order; raises what the first step that failed raised."""
         self.step("prepare", self.prepare)
+        with urgency():  # not before: another program may be standing still
+            self.do_urgent_steps()
+
+    def do_urgent_steps(self) -> None:
+        """Do what others have to wait for."""
         self.step("hold", self.hold)
         self.step("checkpoint", self.checkpoint)
         self.step("rewrite", self.rewrite)
@@ -239,6 +243,7 @@ class Transaction:
         self.aborts_before = aborted_connections(plan.destination.pid)
         # Somebody may have taken a port since the plan was made.
         check_ports(plan.app, plan.destination, sockets, self.there.inet())
+        self.way.take_turn()
         is_quiet = opened_connections(plan.source.pid) == opened and not self.unaccepted()
         self.may_stop_early = is_quiet and all(socket.protocol == IpProtocol.TCP for socket in sockets)
 
@@ -282,6 +287,7 @@ class Transaction:
         self.passage, self.stage = None, Stage.UNTOUCHED
         empty_folder(self.folder)
         self.passage = self.open_passage()
+        self.passage.take_turn()
         self.steering.hold(self.move, self.is_calm)
 
     def unaccepted(self) -> list[InetSocket]:

@@ -110,6 +110,9 @@ class EnginePassage:
         """What has been restored."""
         return (self._copy,) if self._copy else ()
 
+    def take_turn(self) -> None:
+        """Wait for nobody: an engine's commands take turns as they like."""
+
     def start_freeze(self) -> bool:
         """Stop nothing yet: a container is frozen in no time, and the rest of its checkpoint looks at its sockets."""
         return False

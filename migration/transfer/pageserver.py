@@ -18,6 +18,7 @@ from ..criu import Criu
 from ..custody import Custody
 from ..errors import MigrationError
 from ..model import Host
+from ..namespaces import urgency
 from ..processors import assisting
 from .helper import Helper
 from .link import Link, uncorked
@@ -105,7 +106,7 @@ class PageServer:
 
     def _wait(self) -> None:
         try:
-            with assisting():
+            with assisting(), urgency():
                 self._has_time.wait()
                 self._has_done_it = self._helper.wait_for_end(FLUSH_TIMEOUT)
         except MigrationError as ex:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import MigrationError
+from ..namespaces import urgency
 from ..processors import assisting
 
 _LENGTH = struct.Struct(">I")
@@ -124,7 +125,7 @@ class Receiver:
 
     def _run(self) -> None:
         try:
-            with assisting():
+            with assisting(), urgency():
                 while self._batch():
                     pass
         except (OSError, MigrationError) as ex:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from moving import PYTHON, Stage, stage, wait_until
 
-from migration import tree
+from migration import processors, tree
 from migration.errors import MigrationError
 from migration.model import App
 from migration.processors import Apart, assisting
@@ -88,28 +88,52 @@ def test_workers_are_apart_from_the_rest(sleepers: list[int], assistant: int, by
         for anywhere in (original, other, bystander):
             assert os.sched_getaffinity(anywhere) == ALL
     finally:
-        apart.end()
+        apart.leave()
     for back in (assistant, threading.get_native_id()):
         assert os.sched_getaffinity(back) == ALL
-    apart.end()
+    apart.leave()
 
 
 @one_is_enough
-def test_one_at_a_time(sleepers: list[int]) -> None:
-    """A second freeze takes place as it comes, and its end changes nothing for the first."""
+def test_the_next_one_waits(sleepers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where two freezes would only delay each other, the second begins when the first is over."""
+    monkeypatch.setattr(processors, "FEW", len(ALL))
+    first, second = Apart(sleepers[:1]), Apart(sleepers[1:2])
+    has_begun = threading.Event()
+
+    def wait_and_begin() -> None:
+        has_begun.wait()
+        second.begin([sleepers[3]], [])
+
+    thread = threading.Thread(target=wait_and_begin)
+    thread.start()
+    first.begin([sleepers[2]], [])
+    has_begun.set()
+    thread.join(0.1)
+    assert thread.is_alive()
+    first.leave()
+    thread.join(5)
+    assert len(os.sched_getaffinity(sleepers[3])) == 1
+    second.leave()
+
+
+@one_is_enough
+def test_one_at_a_time(sleepers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second freeze waits for a while, then takes place as it comes; its end changes nothing for the first."""
+    monkeypatch.setattr(processors, "PATIENCE", 0.05)
     first, second = Apart(sleepers[:1]), Apart(sleepers[1:2])
     first.begin([sleepers[2]], [])
     try:
         aside = os.sched_getaffinity(0)
         second.begin([sleepers[3]], [])
         assert os.sched_getaffinity(sleepers[3]) == ALL
-        second.end()
+        second.leave()
         assert os.sched_getaffinity(0) == aside != ALL
     finally:
-        first.end()
+        first.leave()
     second.begin([sleepers[3]], [])
     assert len(os.sched_getaffinity(sleepers[3])) == 1
-    second.end()
+    second.leave()
 
 
 def test_without_another_processor(sleepers: list[int]) -> None:
@@ -120,7 +144,7 @@ def test_without_another_processor(sleepers: list[int]) -> None:
         apart = Apart(sleepers[:1])
         apart.begin([sleepers[1]], [])
         assert os.sched_getaffinity(sleepers[1]) == ALL
-        apart.end()
+        apart.leave()
         assert os.sched_getaffinity(0) == {one}
     finally:
         os.sched_setaffinity(0, ALL)
@@ -133,7 +157,7 @@ def test_what_has_ended_is_no_error() -> None:
     apart = Apart([process.pid])
     apart.begin([process.pid], [process.pid])
     apart.give_back(process.pid, is_alone=True)
-    apart.end()
+    apart.leave()
     assert os.sched_getaffinity(0) == ALL
 
 
