@@ -37,6 +37,7 @@ from . import tree
 from .custody import PROJECT, Custody, HasDescriptor
 from .deadline import Deadline, Timeouts
 from .errors import CriuFailed, CriuMissing, StepTimeout
+from .namespaces import set_priority
 
 DRAIN_TIMEOUT = 5.0
 SETTLE_TIME = 0.05  # in which a worker mounts something where it has just made a folder
@@ -227,8 +228,7 @@ class Worker:
 
     def set_priority(self, nice: int) -> None:
         """Let it go ahead of others or behind them, as far as that is permitted."""
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self.pid, nice)
+        set_priority(self.pid, nice)
 
     def pause(self) -> None:
         """Stop it before its next instruction, until `go_on`; what it is told meanwhile waits for it."""

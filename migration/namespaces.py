@@ -114,6 +114,12 @@ def enter_host(pid: int) -> None:
         os.close(mnt_fd)
 
 
+def set_priority(pid: int, nice: int) -> None:
+    """Let a process go ahead of others or behind them, as far as that is permitted."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
+
+
 @contextmanager
 def urgency() -> Iterator[None]:
     """Let the calling thread go ahead of others, as far as that is permitted."""

@@ -41,7 +41,7 @@ from .runtime import Passage, Runtime
 from .steering import IpProtocol, Move, Steering, SteeringError
 from .streams import Ends, ends_of, reversed_ends
 from .transfer.modes import Choice, Mode
-from .workspace import empty_folder, is_full
+from .workspace import is_full, make_folder, remove_folder
 
 # Called with a step's name and "before" or "after"; raises to make the step fail there.
 Fault = Callable[[str, str], None]
@@ -285,7 +285,8 @@ class Transaction:
         self.way.back_out()
         self.way.close()
         self.passage, self.stage = None, Stage.UNTOUCHED
-        empty_folder(self.folder)
+        remove_folder(self.folder)
+        make_folder(self.folder.parent, self.folder.name)
         self.passage = self.open_passage()
         self.passage.take_turn()
         self.steering.hold(self.move, self.is_calm)

@@ -47,15 +47,6 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def empty_folder(folder: Path) -> None:
-    """Remove all that is in a folder."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
 def fill(images: Path, copy: Path, changed: Mapping[str, bytes]) -> int:
     """Make `copy` the image with some files changed; the rest are hard links. Return the bytes of the image.
 

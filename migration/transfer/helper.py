@@ -47,10 +47,6 @@ class Helper:
         if not readable or self._status.recv(1) == b"":
             raise self.failure()
 
-    def wait_for_death(self) -> None:
-        """Wait until it has ended, if only by `close`."""
-        self._custody.wait_for_death(self.pid, None)
-
     def wait_for_end(self, timeout: float) -> bool:
         """Wait until it has ended by itself, having done its work; raises CriuFailed if it has not done it."""
         status = self._custody.wait_for_exit(self.pid, timeout)

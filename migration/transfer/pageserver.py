@@ -6,8 +6,6 @@ tells it to end; when it has, every page is in the folder, and the page maps wit
 
 from __future__ import annotations
 
-import contextlib
-import os
 import select
 import threading
 from contextlib import AbstractContextManager
@@ -18,7 +16,7 @@ from ..criu import Criu
 from ..custody import Custody
 from ..errors import MigrationError
 from ..model import Host
-from ..namespaces import urgency
+from ..namespaces import set_priority, urgency
 from ..processors import assisting
 from .helper import Helper
 from .link import Link, uncorked
@@ -57,8 +55,7 @@ class PageServer:
             f"take the pages on {destination.name}",
             link.far,
         )
-        with contextlib.suppress(OSError):  # not permitted
-            os.setpriority(os.PRIO_PROCESS, self.pid, NICE)
+        set_priority(self.pid, NICE)
         link.far.close()  # when the server is gone, the dump worker is to notice
 
     @property

@@ -21,7 +21,6 @@ from migration import tree
 from migration.images import FILES_IMAGE, split
 from migration.namespaces import in_netns
 from migration.report import Event, Outcome, Phase
-from migration.tree import processes
 
 pytestmark = pytest.mark.net
 
@@ -344,7 +343,7 @@ def test_family_with_threads_pipe_and_loopback_moves_as_one(scene: Stage) -> Non
     numbers = [int(line.split()[-1]) for line in log.read_text().splitlines()]
     assert numbers == list(range(1, len(numbers) + 1))
     assert os.getpriority(os.PRIO_PROCESS, app.pid) == usual
-    assert len(processes(app.pid)) == 2
+    assert len(tree.processes(app.pid)) == 2
     scene.runtime.terminate(app)
 
 
