@@ -28,14 +28,15 @@ from pathlib import Path
 from controllers.frames import DISCARD_PORT, marker
 from controllers.hosts import Host
 from controllers.switchlink import OP_RESUME, Packets, SwitchLink
+from migration.slowness import scaled
 from migration.steering import IpProtocol, SteeringError
 
 ROUNDS = 4
 _CLONE_NEWNET = 0x40000000
 _ETH_P_IP = 0x0800
 _SO_ATTACH_FILTER = 26
-_FLUSH_S = 2.0
-_MARKER_S = 2.0
+_FLUSH_S = scaled(2.0)
+_MARKER_S = scaled(2.0)
 _MARKER_AGAIN_S = 0.05
 
 # Classic BPF on the IPv4 header: UDP to the discard port, nothing else (it must not cost the host's traffic anything).

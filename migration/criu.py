@@ -38,9 +38,10 @@ from .custody import PROJECT, Custody, HasDescriptor
 from .deadline import Deadline, Timeouts
 from .errors import CriuFailed, CriuMissing, StepTimeout
 from .namespaces import set_priority
+from .slowness import scaled
 
-DRAIN_TIMEOUT = 5.0
-SETTLE_TIME = 0.05  # in which a worker mounts something where it has just made a folder
+DRAIN_TIMEOUT = scaled(5.0)
+SETTLE_TIME = scaled(0.05)  # in which a worker mounts something where it has just made a folder
 PRIVATE = PROJECT / ".p4ferry"
 READABLE, HUNG_UP, SILENT = "readable", "hung up", "silent"
 DUMP_LOG = "dump.log"

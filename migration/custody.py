@@ -17,9 +17,10 @@ from typing import Any, Protocol
 from . import tree
 from .errors import KeeperLost, LaunchFailed
 from .keeper import MAX_MESSAGE
+from .slowness import scaled
 
 PROJECT = Path(__file__).resolve().parent.parent
-ADOPT_TIMEOUT = 10.0
+ADOPT_TIMEOUT = scaled(10.0)
 
 
 class HasDescriptor(Protocol):

@@ -10,8 +10,9 @@ import time
 from dataclasses import dataclass, field
 
 from .errors import StepTimeout
+from .slowness import scaled
 
-DEFAULT_TIMEOUT = 300.0
+DEFAULT_TIMEOUT = scaled(300.0)
 UNDO = "undo"
 
 

@@ -25,16 +25,17 @@ from .processors import Apart
 from .repair import unrepair
 from .revival import revive
 from .runtime import Releasing, nothing_to_release
+from .slowness import scaled
 from .transfer.carrier import Carrier
 from .transfer.modes import Choice
 from .turns import turn_of
 
-GATE_TIMEOUT = 5.0
+GATE_TIMEOUT = scaled(5.0)
 # What a restore asks before post-restore: pre-restore, setup-namespaces, post-setup-namespaces; the latter two since
 # what it restores has a namespace of its own, as all that the keeper starts has.
 ASKED_BEFORE = 3
-ANNOUNCE_TIMEOUT = 0.3  # in which a restore that goes on has told of its program
-SETTLE_TIME = 0.05  # in which what a killed worker had ordered takes place
+ANNOUNCE_TIMEOUT = scaled(0.3)  # in which a restore that goes on has told of its program
+SETTLE_TIME = scaled(0.05)  # in which what a killed worker had ordered takes place
 
 
 class ProcessPassage:

@@ -25,11 +25,12 @@ from .inet import (
 from .model import App, Host
 from .neighbours import NOWHERE, Surroundings, other_end, owner
 from .runtime import Runtime
+from .slowness import scaled
 from .steering import IpProtocol, Move, Spoken
 from .transfer.modes import DEFAULT_WISH, STOP_SHARED, Choice, Mode, Wish
 from .workspace import check_room
 
-CLOSING_TIMEOUT = 0.5
+CLOSING_TIMEOUT = scaled(0.5)
 EPHEMERAL = range(32768, 60999)
 
 

@@ -25,13 +25,14 @@ from .namespaces import in_netns
 from .neighbours import NOWHERE, Surroundings, check_unix
 from .passage import ProcessPassage
 from .revival import revive
+from .slowness import scaled
 from .transfer import home, lazy, pipelimit
 from .transfer.modes import SMALL, STOP_SHARED, Choice, Kernel, Mode, Wish, choose, probe
 from .volumes import create, detach
 
 NO_KERNEL = Kernel(tracks_dirty=False, has_userfault=False)
-POST_COPY_TIMEOUT = 600.0
-LEFTOVER_TIMEOUT = 5.0  # in which a worker whose controller is gone ends by itself
+POST_COPY_TIMEOUT = scaled(600.0)
+LEFTOVER_TIMEOUT = scaled(5.0)  # in which a worker whose controller is gone ends by itself
 
 
 class ProcessRuntime:

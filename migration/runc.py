@@ -19,11 +19,12 @@ from . import tree
 from .custody import Custody
 from .errors import LaunchFailed
 from .model import Host
+from .slowness import scaled
 
 if TYPE_CHECKING:
     from .containers import Place
 
-TIMEOUT = 30.0
+TIMEOUT = scaled(30.0)
 STATE = "state.json"
 
 

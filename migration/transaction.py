@@ -38,6 +38,7 @@ from .netstat import aborted_connections, opened_connections
 from .preflight import Plan, check_ports
 from .report import Connections, Event, OnEvent, Outcome, Phase, Report, StepTime
 from .runtime import Passage, Runtime
+from .slowness import scaled
 from .steering import IpProtocol, Move, Steering, SteeringError
 from .streams import Ends, ends_of, reversed_ends
 from .transfer.modes import Choice, Mode
@@ -45,7 +46,7 @@ from .workspace import is_full, make_folder, remove_folder
 
 # Called with a step's name and "before" or "after"; raises to make the step fail there.
 Fault = Callable[[str, str], None]
-SETTLE_TIMEOUT = 0.5
+SETTLE_TIMEOUT = scaled(0.5)
 FEW = 30  # connections that are looked up one by one: as long as that takes less than a list of all
 # Pauses of a sender (pacing) are shorter on a loopback.
 QUIET = 0.002

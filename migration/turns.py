@@ -17,8 +17,10 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 
+from .slowness import scaled
+
 LEFT_BY_CRIU = "proc.crtools"
-TIMEOUT = 1.0
+TIMEOUT = scaled(1.0)
 _AGAIN = 0.0005
 
 

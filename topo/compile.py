@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from migration.slowness import scaled
 from topo import paths
 from topo.errors import CompileFailed, MissingTool
 
-_TIMEOUT = 120  # seconds
+_TIMEOUT = scaled(120.0)  # seconds
 
 
 class Target(str, Enum):

@@ -23,11 +23,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from migration.slowness import scaled
 from topo import criu_probe, paths
 from topo.netem import has_netem
 
 PIPE_WIDTH = 200  # columns where nobody looks directly
-_TIMEOUT = 30  # seconds for any child
+_TIMEOUT = scaled(30.0)  # seconds for any child
 _SETUP = "type: make setup"
 _CONTAINERS = f"{_SETUP} CONTAINERS=1"
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}

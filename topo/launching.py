@@ -26,6 +26,7 @@ from migration.groups import members
 from migration.inet import InetSocket
 from migration.model import App, EngineContainer, Host, Volume
 from migration.process import ProcessRuntime
+from migration.slowness import scaled
 from topo import images
 from topo.containers import engine as engines
 from topo.containers.pod import Pod
@@ -33,7 +34,7 @@ from topo.errors import BadApp, BadNetwork, ContainerFailed
 from topo.places import Places
 from topo.runs import MARKER, Run
 
-STOP_TIMEOUT = 3.0  # seconds that a program is given to end when it is asked to
+STOP_TIMEOUT = scaled(3.0)  # seconds that a program is given to end when it is asked to
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from apps.echo.client import gap_between
+from migration.slowness import scaled
 from topo import paths
 from topo.errors import TestbedError
 from topo.waiting import wait_until
@@ -23,7 +24,7 @@ from topo.waiting import wait_until
 TCP_ECHO = paths.CHECKOUT / "apps" / "tcp_echo.py"
 START_TIMEOUT = 15.0  # seconds until the first reply
 SETTLE = 0.3  # seconds after a migration in which a gap or a retransmit may still belong to it
-STOP_TIMEOUT = 90.0
+STOP_TIMEOUT = scaled(90.0)
 COUNTERS = ("lost_bytes", "duplicated_bytes", "resets", "retransmits", "loss_probes")
 
 
@@ -126,7 +127,7 @@ class MeasuringClient:
 
         started = time.monotonic()
         if not wait_until(flows, START_TIMEOUT):
-            raise TestbedError(f"the measuring client got no replies within {START_TIMEOUT:g} s")
+            raise TestbedError(f"the measuring client got no replies within {scaled(START_TIMEOUT):.0f} s")
         self._before = self._status()
 
     def _status(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from apps.echo.client import gap_between
 from migration.report import Outcome, Report
+from migration.slowness import scaled
 from topo import paths
 from topo.clocks import clocks_apart
 from topo.demo import say
@@ -52,7 +53,7 @@ class Client:
         bed.run("poller", "h1", command)
         if not wait_until(lambda: self.status().get("replies", 0) >= 10, START_TIMEOUT):
             raise TestbedError(
-                f"the poller got no answers within {START_TIMEOUT:g} s: {bed.output('poller').strip()}"
+                f"the poller got no answers within {scaled(START_TIMEOUT):.0f} s: {bed.output('poller').strip()}"
             )
         self._before = self.status()
 

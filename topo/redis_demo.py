@@ -23,6 +23,7 @@ from rich.table import Table
 
 from apps.echo.client import gap_between
 from migration.report import Outcome, Report
+from migration.slowness import scaled
 from topo import paths
 from topo.clocks import clocks_apart
 from topo.demo import say
@@ -68,7 +69,7 @@ class Programs:
             bed.run(name, host, [PYTHON, script, "--connect", target, "--status", str(status)])
             if not wait_until(lambda name=name: self.status(name).get("replies", 0) >= 10, START_TIMEOUT):  # type: ignore[misc]
                 raise TestbedError(
-                    f"the {name} got no replies within {START_TIMEOUT:g} s: {bed.output(name).strip()}"
+                    f"the {name} got no replies within {scaled(START_TIMEOUT):.0f} s: {bed.output(name).strip()}"
                 )
         self.mark()
 

@@ -22,12 +22,13 @@ from mininet.log import error
 from mininet.node import Switch
 
 from dataplane.switch import port_control
+from migration.slowness import scaled
 from topo import paths
 from topo.errors import BadNetwork, MissingTool, SwitchFailed, TestbedError
 from topo.processes import AdoptedProcess, ProcessName
 
-READY_TIMEOUT = 15.0  # seconds
-STOP_TIMEOUT = 5.0
+READY_TIMEOUT = scaled(15.0)  # seconds
+STOP_TIMEOUT = scaled(5.0)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 

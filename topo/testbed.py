@@ -40,6 +40,7 @@ from migration.neighbours import Surroundings
 from migration.process import ProcessRuntime
 from migration.recovery import Recovered
 from migration.report import Report
+from migration.slowness import scaled
 from migration.steering import Endpoint, IpProtocol
 from migration.tracing import TraceFolder
 from migration.transaction import no_fault
@@ -587,7 +588,7 @@ class Testbed:
 
         if not wait_until(listens, LISTEN_TIMEOUT):
             raise BadApp(
-                f"{app.name} does not listen on {protocol.name} port {port} after {LISTEN_TIMEOUT:g} s: "
+                f"{app.name} does not listen on {protocol.name} port {port} after {scaled(LISTEN_TIMEOUT):.0f} s: "
                 f"{self._launcher.last_line(app)}"
             )
 

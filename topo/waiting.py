@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from migration.slowness import scaled
+
 
 def wait_until(condition: Callable[[], bool], timeout: float, pause: float = 0.01) -> bool:
-    """Ask until it is true; says whether it was in time (seconds)."""
-    deadline = time.monotonic() + timeout
+    """Ask until it is true; returns whether it was in time (seconds; on a slow machine more, see slowness.py)."""
+    deadline = time.monotonic() + scaled(timeout)
     while True:
         if condition():
             return True

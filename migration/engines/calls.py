@@ -19,10 +19,11 @@ from .. import tree
 from ..deadline import Deadline
 from ..freezer import end_silently
 from ..images import INVENTORY_IMAGE
+from ..slowness import scaled
 from .driver import EngineSilent
 from .image import DESCRIPTORS, copy
 
-END_TIMEOUT = 10.0
+END_TIMEOUT = scaled(10.0)
 _POLL = 0.001
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ..cgroups import UNIFIED, groups_of
 from ..errors import MigrationError
+from ..slowness import scaled
 
-TIMEOUT = 5.0
+TIMEOUT = scaled(5.0)
 
 
 @dataclass(frozen=True, slots=True)

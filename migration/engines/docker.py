@@ -22,12 +22,13 @@ from docker.errors import APIError, DockerException, NotFound
 from .. import tree
 from ..errors import MigrationError
 from ..model import Host
+from ..slowness import scaled
 from . import cgroup
 from .driver import CHECKPOINT, Contained, Debts, EngineFailed, EngineSilent
 
 ADDRESS = "unix:///var/run/docker.sock"
-SHIM_TIMEOUT = 1.0  # in which a removed container's ends by itself
-TIMEOUT = 60  # seconds for any answer that does not wait for a migration
+SHIM_TIMEOUT = scaled(1.0)  # in which a removed container's ends by itself
+TIMEOUT = scaled(60.0)  # seconds for any answer that does not wait for a migration
 # What belongs to a container that has a network of its own, and is refused for one that joins another's.
 _OF_A_NETWORK = ("Hostname", "Domainname", "ExposedPorts", "MacAddress")
 

@@ -23,6 +23,7 @@ from .. import tree
 from ..criu import waits_at_gate
 from ..errors import MigrationError
 from ..images import INVENTORY_IMAGE
+from ..slowness import scaled
 from .calls import kill
 from .cgroup import group_of, processes_of
 from .image import DESCRIPTORS
@@ -30,7 +31,7 @@ from .image import DESCRIPTORS
 MARKER = "p4ferry-"
 ANY = f"{MARKER}*"
 PATIENCE = 30.0  # seconds until the engine has come to the image
-SETTLE_TIMEOUT = 2.0
+SETTLE_TIMEOUT = scaled(2.0)
 _POLL = 0.002
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..model import Host
+from ..slowness import scaled
 from . import cgroup
 from .driver import Contained, Debts, EngineFailed, EngineSilent
 
-TIMEOUT = 60  # seconds for a command that does not wait for a migration
+TIMEOUT = scaled(60.0)  # seconds for a command that does not wait for a migration
 _RENAMED = {"--name": "--name", "--pod": "--pod", "--network": "--network", "--net": "--network"}
 _DROPPED = ("--detach", "-d", "--replace", "--cidfile", "--pidfile", "--volumes-from")
 _WITHOUT_VALUE = ("--detach", "-d", "--replace")

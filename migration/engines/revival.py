@@ -18,12 +18,13 @@ from ..errors import MigrationError
 from ..images import FILES_IMAGE, OpenFiles
 from ..journal import Note
 from ..model import Host
+from ..slowness import scaled
 from ..streams import inner_streams
 from .driver import Contained, Driver
 from .gate import MARKER, remove_copies
 from .image import as_stopped, replace
 
-END_TIMEOUT = 10.0
+END_TIMEOUT = scaled(10.0)
 # Podman's "stopped" comes before: until its cleanup has run it restores nothing ("is running or paused").
 OVER = ("exited", "dead")
 

@@ -18,6 +18,7 @@ from ..criu import Criu, Worker
 from ..custody import Custody
 from ..images import INVENTORY_IMAGE
 from ..model import Host
+from ..slowness import scaled
 from ..workspace import fill, pages_in
 from . import home, wire
 from .early import Early
@@ -27,7 +28,7 @@ from .modes import Choice, Mode, Via
 from .pageserver import PageServer
 from .precopy import PreCopy
 
-WIRE_TIMEOUT = 300.0
+WIRE_TIMEOUT = scaled(300.0)
 
 
 class Carrier:

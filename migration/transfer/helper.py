@@ -16,9 +16,10 @@ from ..criu import Criu, error_lines
 from ..custody import Custody
 from ..errors import CriuFailed
 from ..model import Host
+from ..slowness import scaled
 
-START_TIMEOUT = 10.0
-END_TIMEOUT = 5.0
+START_TIMEOUT = scaled(10.0)
+END_TIMEOUT = scaled(5.0)
 
 
 class Helper:

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import MemoryLost
+from ..slowness import scaled
 from . import wire
 from .link import Link
 
 LAZY_CONFIG = "lazy.conf"  # the mark of a post-copy
 PAGES = ("pages-", "pagemap-")
-TIMEOUT = 300.0
+TIMEOUT = scaled(300.0)
 
 
 def check(folder: Path) -> None:

@@ -39,6 +39,7 @@ from ..errors import MemoryLost, MigrationError
 from ..images import INVENTORY_IMAGE
 from ..model import Host
 from ..repair import disconnect, getfd, unrepair
+from ..slowness import scaled
 from .helper import Helper
 from .home import LAZY_CONFIG
 from .hugepages import collapse
@@ -48,10 +49,10 @@ from .pipelimit import large_pipes
 from .relay import listen
 
 LAZY_LOG = "lazy-pages.log"
-GATE_TIMEOUT = 10.0
+GATE_TIMEOUT = scaled(10.0)
 # So long nothing may arrive. A page fault waits for no longer than one batch of 4 MiB, so even at 10 Mbit/s
 # something comes every few milliseconds.
-STALL_TIMEOUT = 10.0
+STALL_TIMEOUT = scaled(10.0)
 # So long the program may be got ready for a short freeze; what is not done by then stays as it is.
 COLLAPSE_SECONDS = 3.0
 _USERFAULTFD = "anon_inode:[userfaultfd]"

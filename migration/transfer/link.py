@@ -17,8 +17,9 @@ from ipaddress import IPv4Address
 from ..errors import MigrationError
 from ..model import Host
 from ..namespaces import in_netns
+from ..slowness import scaled
 
-CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT = scaled(5.0)
 UNCORK_POLL = 0.0005
 CONGESTION_CONTROL = b"cubic"
 # <linux/tcp.h>: struct tcp_info, tcpi_bytes_received

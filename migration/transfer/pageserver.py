@@ -18,12 +18,13 @@ from ..errors import MigrationError
 from ..model import Host
 from ..namespaces import set_priority, urgency
 from ..processors import assisting
+from ..slowness import scaled
 from .helper import Helper
 from .link import Link, uncorked
 
 PAGE_SERVER_LOG = "page-server.log"
 # From the dump's last page until the server has closed its files.
-FLUSH_TIMEOUT = 10.0
+FLUSH_TIMEOUT = scaled(10.0)
 # Behind the threads here, unlike other processes of CRIU's: they are waited for when its process has done everything
 # and is taken to pieces, which takes 1 ms.
 NICE = 0

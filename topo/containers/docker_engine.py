@@ -11,13 +11,14 @@ import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.types import Ulimit
 
+from migration.slowness import scaled
 from topo.containers.engine import RUN_LABEL, SETUP, UNCONFINED, Member, NoSuchCommand, ulimits
 from topo.containers.limits import Limits
 from topo.containers.spec import ContainerSpec
 from topo.errors import ContainerFailed, MissingTool
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
-_TIMEOUT = 60  # seconds for any answer
+_TIMEOUT = scaled(60.0)  # seconds for any answer
 _JOINS = "container:"  # the network mode of a container that uses another one's network
 # What runc answers through the daemon when the first program of a container is not there.
 _NO_COMMAND = ("no such file or directory", "executable file not found")

@@ -14,6 +14,7 @@ from typing import Any
 
 from migration import tree
 from migration.engines.podman import base_command
+from migration.slowness import scaled
 from migration.transfer.pipelimit import CAP_SYS_RESOURCE
 from topo.containers.cgroups import lift_cpu_quota
 from topo.containers.engine import RUN_LABEL, SETUP, UNCONFINED, Member, NoSuchCommand, ulimits
@@ -21,7 +22,7 @@ from topo.containers.limits import Limits
 from topo.containers.spec import ContainerSpec
 from topo.errors import ContainerFailed, MissingTool
 
-_TIMEOUT = 60  # seconds for any command
+_TIMEOUT = scaled(60.0)  # seconds for any command
 _COMMAND_NOT_FOUND = 127  # podman-run(1): the contained command cannot be found
 _LOGS = ("--log-driver", "k8s-file")  # a file, whether or not there is a journal
 _OPTIONS = {

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from migration.namespaces import CLONE_NEWNET, enter
+from migration.slowness import scaled
 from topo.errors import BadNetwork
 
 _CHUNK = 1 << 16
-_START_TIMEOUT = 5.0  # seconds
+_START_TIMEOUT = scaled(5.0)  # seconds
 
 
 class PublishedPorts:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from migration.cgroups import groups_of
+from migration.slowness import scaled
 from topo.containers.enter import END, NOT_FOUND, PROMPT
 
-_END_TIMEOUT = 2.0  # seconds
+_END_TIMEOUT = scaled(2.0)  # seconds
 _ENTER = Path(__file__).with_name("enter.py")
 _LOCAL_FLAGS = 3  # where termios.tcgetattr has c_lflag
 

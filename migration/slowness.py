@@ -1,0 +1,52 @@
+"""How much slower than the reference machine this one is, and time-outs that take account of it.
+
+A time-out tells what is broken from what works. Its seconds are those of the reference machine; in an emulated machine,
+or on a small board, the same work takes ten times as long and is not broken. The factor is measured once, by a loop,
+and handed to child processes in the environment (`P4FERRY_SLOW`, a number from 1 up; set it to overrule this).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+
+VARIABLE = "P4FERRY_SLOW"
+_TURNS = 20_000
+_REFERENCE_S = 0.0007  # for so many empty turns on the reference machine
+_MOST = 100.0
+
+
+@functools.cache
+def factor() -> float:
+    """Return how many times as long as on the reference machine a calculation takes: 1 up to 100."""
+    found = parse(os.environ.get(VARIABLE, "")) or measure()
+    os.environ[VARIABLE] = f"{found:.1f}"
+    return found
+
+
+def scaled(seconds: float) -> float:
+    """Return a time-out for this machine from one for the reference machine."""
+    return seconds * factor()
+
+
+def parse(text: str) -> float | None:
+    """Return the factor that a user has set; None for what is no number from 1 up."""
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return min(found, _MOST) if found >= 1 else None
+
+
+def measure() -> float:
+    """Time a loop: the shortest of five runs, since what other programs take is not this machine's slowness."""
+    best = min(_timed() for _ in range(5))
+    return min(max(1.0, best / _REFERENCE_S), _MOST)
+
+
+def _timed() -> float:
+    begin = time.perf_counter()
+    for _ in range(_TURNS):
+        pass
+    return time.perf_counter() - begin

@@ -1,0 +1,22 @@
+"""What all tests share: the time that a test may take, which grows with the machine's slowness."""
+
+from __future__ import annotations
+
+import pytest
+
+from migration.slowness import factor, scaled
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Scale the limit of pyproject.toml, before pytest-timeout reads it."""
+    if factor() > 1 and config.getoption("timeout", None) is None:
+        config.option.timeout = scaled(float(config.getini("timeout")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Scale the limits of single tests."""
+    for item in items:
+        for mark in item.own_markers:
+            if mark.name == "timeout" and mark.args:
+                object.__setattr__(mark, "args", (scaled(float(mark.args[0])), *mark.args[1:]))
