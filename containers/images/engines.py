@@ -17,6 +17,7 @@ from typing import BinaryIO, cast
 from ..errors import EngineFailed
 from ..oci.layout import Layout
 from .archives import Format, write
+from .privileges import as_root
 
 _TIMEOUT = 300  # seconds; a large image on a slow disk
 Runner = Callable[[Sequence[str]], "CompletedProcess[str]"]
@@ -40,8 +41,10 @@ class Engine(Enum):
 
 
 def run(command: Sequence[str]) -> CompletedProcess[str]:
-    """Run a command and keep what it says."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+    """Run an engine's command as root, whose images hosts are started from, and keep what it says."""
+    if shutil.which(command[0]) is None:  # sudo would only return a status
+        raise FileNotFoundError(command[0])
+    return subprocess.run(as_root(command), capture_output=True, text=True, check=False, timeout=_TIMEOUT)
 
 
 def load(layout: Path, reference: str, engine: Engine, run: Runner = run) -> bool:

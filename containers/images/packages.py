@@ -21,6 +21,7 @@ from typing import BinaryIO
 from ..errors import BuildFailed
 from ..oci.layer import Node, link, tree
 from ..oci.tarcheck import shown
+from .privileges import as_root
 from .recipes import BUSYBOX
 
 VERSION = 1
@@ -59,8 +60,10 @@ class Packages:
         with tempfile.TemporaryDirectory(prefix="p4ferry-images-") as folder:
             target = Path(folder) / "rootfs.tar"
             # fmt: off
+            # As root: for others mmdebstrap needs user namespaces and newuidmap, which a fresh Debian lacks.
             done = subprocess.run(
-                [command, "--quiet", "--variant=extract", f"--include={','.join(names)}", self.suite, str(target)],
+                as_root([command, "--quiet", "--variant=extract", f"--include={','.join(names)}", self.suite,
+                         str(target)]),
                 capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"},
             )
             # fmt: on
