@@ -4,9 +4,10 @@ SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 PY := .venv/bin/python
 ARGS ?=
 CONTAINERS ?=
+export COMMAND ?=
 ENGINE ?= podman
 
-.PHONY: help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix unit bench images lint format doctor clean distclean
+.PHONY: help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup unit bench images lint format doctor clean distclean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 30
@@ -39,6 +40,13 @@ test: setup      ## the whole suite, as root (ARGS="-k name")
 
 fault-matrix: setup ## every fault at every step of a migration, with a table at the end
 	@$(SUDO) env P4FERRY_FAULT_MATRIX=full $(PY) -m pytest -q tests/faults $(ARGS)
+
+vm-test: vm-setup ## the project on other kernels, in virtual machines (KERNEL=6.1|6.12|PATH|all COMMAND="…" STEPS="…" REDUCED=1)
+	@$(SUDO) $(PY) -m tests.vm --kernel "$(or $(KERNEL),all)" --modules "$(MODULES)" --root "$(ROOT)" \
+	    --command "$$COMMAND" --steps "$(STEPS)" $(if $(filter-out 0,$(REDUCED)),--reduced) $(ARGS)
+
+vm-setup:
+	@VM=1 scripts/setup
 
 unit: setup      ## the fast tests that need no root
 	@$(PY) -m pytest -m "not net" $(ARGS)

@@ -1,0 +1,144 @@
+"""`make vm-test`: boot kernels, run steps in them, print a table, write JUnit; exit status 0 if every step passed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from . import machine, results, rootfs
+from .errors import VmError
+from .steps import Step, plan
+from .systems import DISTRIBUTIONS, System, choose
+
+_LIMIT_S = 3 * 3600
+_SCRATCH = Path("/var/tmp")
+"""Where a machine's disks are while it runs: they may be too large for a /tmp in memory."""
+
+
+def main() -> int:
+    """Do what the command line asks for."""
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if os.geteuid() != 0:
+            raise VmError("images are built as root: type sudo make vm-test")
+        if options.build:
+            for distribution in DISTRIBUTIONS:
+                rootfs.cached(distribution, _say)
+            return 0
+        steps = plan(options.reduced, options.command, options.steps)
+        if not steps:
+            raise VmError(
+                f"STEPS={options.steps} names no step; there are {' '.join(step.name for step in plan(False))}"
+            )
+        return _run(choose(options.kernel, options.modules, options.root), steps, options)
+    except VmError as ex:
+        print(f"vm-test: {ex}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("vm-test: interrupted; the machine and its disks are gone", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="vm-test", description=__doc__)
+    made.add_argument("--kernel", default="all", help="6.1, 6.12, all, or the path of a kernel image")
+    made.add_argument(
+        "--modules", default="", metavar="DIR", help="lib/modules/VERSION of a kernel given by path"
+    )
+    made.add_argument("--root", default="", help="distribution for a kernel given by path (debian12)")
+    made.add_argument("--command", default="", help="run this instead of the steps, as the user in the clone")
+    made.add_argument("--steps", default="", metavar="NAMES", help="run only these")
+    made.add_argument("--reduced", action="store_true", help="CI's short form")
+    made.add_argument("--memory", type=int, default=4096, metavar="MB", help="of a machine (4096)")
+    made.add_argument("--limit", type=float, default=_LIMIT_S, metavar="SECONDS", help="for a machine in all")
+    made.add_argument("--results", type=Path, default=rootfs.CHECKOUT / ".p4ferry" / "vm", metavar="DIR")
+    made.add_argument("--build", action="store_true", help="only build the images")
+    return made
+
+
+def _run(systems: list[System], steps: list[Step], options: argparse.Namespace) -> int:
+    """Boot one system after the other."""
+    found: dict[str, tuple[machine.Outcome, list[results.Row]]] = {}
+    options.results.mkdir(parents=True, exist_ok=True)
+    for system in systems:
+        kept = options.results / system.label
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        outcome = _one(system, steps, kept, options)
+        made = results.rows(steps, outcome, kept / "results")
+        found[system.label] = (outcome, made)
+        if outcome.failure:
+            _say(f"{system.label}: {outcome.failure}")
+    junit = options.results / "junit.xml"
+    junit.write_bytes(results.junit(found))
+    text = results.table(found)
+    (options.results / "table.md").write_text(text + "\n")
+    print(f"\n{text}\n")
+    _hand_over(options.results)
+    every = [row for _, made in found.values() for row in made]
+    good = sum(row.outcome == "passed" for row in every)
+    for row in every:
+        if row.outcome != "passed":
+            print(f"--- {row.step}: {row.outcome}\n" + "\n".join(row.log.splitlines()[-25:]))
+    print(f"logs and JUnit are in {options.results}")
+    print(f"vm-test: {good} passed, {len(every) - good} failed")
+    return 0 if all(results.passed(made) for _, made in found.values()) else 1
+
+
+def _one(system: System, steps: list[Step], kept: Path, options: argparse.Namespace) -> machine.Outcome:
+    """Boot one system with its work disk, and keep what it leaves."""
+    with tempfile.TemporaryDirectory(prefix="p4ferry-vm-", dir=_SCRATCH) as name:
+        scratch = Path(name)
+        boot = rootfs.prepare(system, scratch, _say)
+        work = scratch / "work"
+        work.mkdir()
+        rootfs.clone(work / "checkout")
+        wanted = [{"name": step.name, "command": step.command, "limit": step.limit} for step in steps]
+        (work / "plan.json").write_text(json.dumps({"steps": wanted}))
+        if system.modules is not None:
+            shutil.copytree(
+                system.modules,
+                work / "modules" / system.label,
+                ignore=shutil.ignore_patterns("build", "source"),
+            )
+        disk = scratch / "work.img"
+        machine.make_work_disk(work, disk)
+        _say(f"linux {system.label} on {system.distribution.name}")
+        try:
+            outcome = machine.run(
+                boot, disk, options.memory, options.limit, lambda text: _say(f"{system.label}: {text}")
+            )
+        finally:
+            if (console := scratch / "console.log").exists():
+                shutil.copy(console, kept)
+        machine.read_results(disk, kept, outcome)
+        return outcome
+
+
+def _hand_over(folder: Path) -> None:
+    """Give the results to the user who called sudo, who may want to delete them."""
+    if (owner := os.environ.get("SUDO_UID")) is None:
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, int(owner), int(os.environ.get("SUDO_GID", owner)), follow_symlinks=False)
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
