@@ -19,18 +19,15 @@ import os
 import shutil
 from typing import Any
 
-from mininet.log import info, output, warn
+from mininet.log import info, output
 from mininet.net import Mininet
 from mininet.node import Controller, Host, OVSSwitch, RemoteController, Switch
 
-from topo import running
+from topo import running, shaping
 from topo.containers.host import ContainerHost, Docker, Podman, link_options
 from topo.errors import BadNetwork, TestbedError
-from topo.netem import has_netem
 
 __all__ = ["Containernet", "Docker", "LearningBridge", "Podman"]
-
-_NETEM = ("delay", "jitter", "loss", "max_queue_size")
 
 
 class LearningBridge(Switch):
@@ -151,7 +148,7 @@ class Containernet(Mininet):
             **link_options(one, two),
             "port1": port1,
             "port2": port2,
-            **_possible(f"{one}-{two}", params),
+            **shaping.without_netem(f"{one}-{two}", params),
         }
         if not self._is_started:
             return super().addLink(one, two, **params)
@@ -208,12 +205,3 @@ class Containernet(Mininet):
 
 def _has_openvswitch() -> bool:
     return shutil.which("ovs-vsctl") is not None
-
-
-def _possible(name: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what the kernel cannot do with a link, and say so."""
-    asked = [key for key in _NETEM if params.get(key) is not None]
-    if not asked or has_netem():
-        return params
-    warn(f"*** link {name}: the kernel has no netem, the link goes without {', '.join(asked)}\n")
-    return {key: value for key, value in params.items() if key not in asked}

@@ -55,6 +55,14 @@ class LinkPair:
     """A link between two nodes."""
 
     ends: tuple[LinkEnd, LinkEnd]
+    shape: dict[str, Any] = field(default_factory=dict)
+    """Its rate, delay, jitter, loss and queue, as `topo.shaping` has checked them."""
+
+    @property
+    def name(self) -> str:
+        """The two nodes, as messages name the link."""
+        one, two = self.ends
+        return f"{one.node}-{two.node}"
 
     def end(self, node: str) -> LinkEnd:
         """Return the end at `node`."""

@@ -30,7 +30,7 @@ from typing import Any
 from mininet.log import setLogLevel
 from mininet.net import Mininet
 
-from topo import running
+from topo import running, shaping
 from topo.compile import CompiledProgram, Target, compile_p4
 from topo.containers.engine import ENGINES
 from topo.containers.host import CONTAINER_HOSTS, link_options
@@ -173,7 +173,8 @@ class NetworkAPI:
     ) -> None:
         """Join two nodes; ports are numbered from 1 at switches and 0 at hosts unless given.
 
-        Takes p4-utils' and Mininet's `addr1`, `addr2`, `intfName1` and `intfName2`.
+        Takes p4-utils' and Mininet's `addr1`, `addr2`, `intfName1`, `intfName2`, and for both directions `bw` (Mbit/s),
+        `delay` and `jitter` (milliseconds, or as "10ms"), `loss` (percent) and `max_queue_size` (packets).
         """
         for node in (node1, node2):
             if node not in self._hosts and node not in self._switches:
@@ -181,13 +182,13 @@ class NetworkAPI:
         if node1 == node2:
             raise BadNetwork(f"link {node1}-{node2}: a node cannot be linked to itself")
         known = {"addr1", "addr2", "intfName1", "intfName2"}
-        if unknown := sorted(set(opts) - known):
+        if unknown := sorted(set(opts) - known - set(shaping.OPTIONS)):
             raise BadNetwork(f"link {node1}-{node2}: option {unknown[0]} is not supported")
         ends = (
             LinkEnd(node1, port1, opts.get("addr1"), None, opts.get("intfName1")),
             LinkEnd(node2, port2, opts.get("addr2"), None, opts.get("intfName2")),
         )
-        link = LinkPair(ends)
+        link = LinkPair(ends, shaping.parse(f"{node1}-{node2}", opts))
         self._links.append(link)
         if self.net is not None:
             try:
@@ -221,6 +222,45 @@ class NetworkAPI:
     def setIntfName(self, node1: str, node2: str, name: str) -> None:
         """Set the name of node1's interface towards node2."""
         self._end(node1, node2).intf = name
+
+    def setBw(self, node1: str, node2: str, bw: float) -> None:
+        """Limit a link to `bw` Mbit/s."""
+        self._shape(self._link(node1, node2), bw=bw)
+
+    def setDelay(self, node1: str, node2: str, delay: float | str) -> None:
+        """Delay what passes a link by milliseconds, or a time such as "10ms"."""
+        self._shape(self._link(node1, node2), delay=delay)
+
+    def setLoss(self, node1: str, node2: str, loss: float) -> None:
+        """Lose a percentage of what passes a link."""
+        self._shape(self._link(node1, node2), loss=loss)
+
+    def setMaxQueueSize(self, node1: str, node2: str, max_queue_size: int) -> None:
+        """Let so many packets wait at a link."""
+        self._shape(self._link(node1, node2), max_queue_size=max_queue_size)
+
+    def setBwAll(self, bw: float) -> None:
+        """Limit every link to `bw` Mbit/s."""
+        self._shape(*self._links, bw=bw)
+
+    def setDelayAll(self, delay: float | str) -> None:
+        """Delay what passes any link."""
+        self._shape(*self._links, delay=delay)
+
+    def setLossAll(self, loss: float) -> None:
+        """Lose a percentage of what passes any link."""
+        self._shape(*self._links, loss=loss)
+
+    def setMaxQueueSizeAll(self, max_queue_size: int) -> None:
+        """Let so many packets wait at every link."""
+        self._shape(*self._links, max_queue_size=max_queue_size)
+
+    def _shape(self, *links: LinkPair, **options: Any) -> None:
+        """Change the settings of links that are not built yet."""
+        if self.net is not None:
+            raise BadNetwork("links are shaped before the network is started")
+        for link in links:
+            link.shape = shaping.parse(link.name, link.shape | options)
 
     def l3(self) -> None:
         """Give every host a /24 of its own, 10.X.Y.2 on switch X as its Y-th host, with gateway 10.X.Y.1."""
@@ -342,7 +382,7 @@ class NetworkAPI:
         self._add_hosts(net)
         self._add_switches(net)
         for link in self._links:
-            options = {"cls": AdoptedLink} if is_adopted else {}
+            options = {"cls": AdoptedLink} if is_adopted else shaping.links(link.name, link.shape)
             self._add_link(net, net.addLink, link, **options)
             if not switch_class.offload and not is_adopted:
                 self._disable_offloads(net, link)
@@ -393,7 +433,8 @@ class NetworkAPI:
         if self._strategy == "l3":
             self._assign_l3()
         self._assign_macs()
-        self._add_link(net, partial(running.join, net, net.addLink), link)
+        shape = shaping.links(link.name, link.shape)
+        self._add_link(net, partial(running.join, net, net.addLink), link, **shape)
         if not self._switch_class.offload:
             self._disable_offloads(net, link)
         for end in link.ends:

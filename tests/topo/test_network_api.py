@@ -66,7 +66,7 @@ def test_mistakes_are_named(net: NetworkAPI) -> None:
         (lambda: net.addHost("h1"), "there is a node h1 already"),
         (lambda: net.addLink("h1", "s9"), "link h1-s9: there is no node s9"),
         (lambda: net.addLink("h1", "h1"), "link h1-h1: a node cannot be linked to itself"),
-        (lambda: net.addLink("h1", "s1", bw=10), "link h1-s1: option bw is not supported"),
+        (lambda: net.addLink("h1", "s1", mtu=10), "link h1-s1: option mtu is not supported"),
         (lambda: net.setP4Source("s2", "x.p4"), "there is no switch s2"),
         (lambda: net.setIntfIp("h1", "h2", "10.0.0.1/24"), "there is no link h1-h2"),
         (
@@ -156,3 +156,45 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
         net.startNetwork()
     with IPRoute() as ip:
         assert not ip.link_lookup(ifname="s1-eth1")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bw": 2000}, "bw 2000 is not a number from 0 to 1000 (Mbit/s, more than 0)"),
+        ({"bw": 0}, "bw 0 is not a number"),
+        ({"bw": "10"}, "bw '10' is not a number"),
+        ({"loss": 101}, "loss 101 is not a number from 0 to 100 (percent)"),
+        ({"delay": "soon"}, "delay 'soon' is neither milliseconds nor a time such as '10ms'"),
+        ({"delay": -1}, "delay -1 is neither milliseconds"),
+        ({"delay": "5ms; reboot"}, "is neither milliseconds"),
+        ({"jitter": 5}, "jitter is the variation of a delay"),
+        ({"max_queue_size": 0}, "max_queue_size 0 is not a number from 1"),
+        ({"weigth": 3}, "option weigth is not supported"),
+    ],
+)
+def test_bad_link_settings_are_refused(options: dict[str, object], message: str) -> None:
+    """When the link is described, with its name."""
+    net = NetworkAPI()
+    net.addHost("h1")
+    net.addHost("h2")
+    with pytest.raises(BadNetwork, match=r"^link h1-h2: ") as caught:
+        net.addLink("h1", "h2", **options)
+    assert message in str(caught.value)
+
+
+def test_link_settings_are_collected(net: NetworkAPI) -> None:
+    """Those of addLink, of a setter, and of a setter for all."""
+    net.addHost("h3")
+    net.addLink("h3", "s1", bw=10, delay="5ms", jitter=1)
+    net.setLoss("s1", "h3", 2)
+    net.setDelay("h1", "s1", 3)
+    net.setBwAll(20)
+    shapes = {link.name: link.shape for link in net._links}
+    assert shapes == {
+        "h1-s1": {"delay": "3ms", "bw": 20.0},
+        "h2-s1": {"bw": 20.0},
+        "h3-s1": {"bw": 20.0, "delay": "5ms", "jitter": "1ms", "loss": 2.0},
+    }
+    with pytest.raises(BadNetwork, match="there is no link h1-h3"):
+        net.setDelay("h1", "h3", 1)
