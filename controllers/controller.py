@@ -43,13 +43,15 @@ from controllers.rows import Row
 from controllers.steering import Drains, SwitchSteering
 from controllers.switchlink import SwitchLink
 from controllers.tables import SwitchTables
+from migration.slowness import scaled
 from migration.steering import Endpoint
 
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 Apps = Callable[[], Mapping[str, Mapping[str, Any]]]
-_CALL_S = 30.0
+_CALL_S = scaled(30.0)
+_START_S = scaled(30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class Controller:
 
     # ---- life
 
-    def start(self, timeout: float = 30.0) -> None:
+    def start(self, timeout: float = _START_S) -> None:
         """Begin, and return when every switch is set up and the API answers; raises ControllerError."""
         self._running = asyncio.run_coroutine_threadsafe(self._run(), self.loop)
         if not self._started.wait(timeout) and self._fatal is None:

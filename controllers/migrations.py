@@ -20,13 +20,14 @@ from typing import Any, Protocol
 from controllers.errors import Conflict, ControllerError, InvalidRequest, NotFound
 from migration.cancellation import Cancellation
 from migration.report import Outcome, Report
+from migration.slowness import scaled
 from migration.transfer.modes import DEFAULT_WISH, Wish, parse_wish
 
 LOG = logging.getLogger(__name__)
 
 WORKERS = 5
 _KEPT = 10_000
-_CLOSE_S = 20.0
+_CLOSE_S = scaled(20.0)
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 Publish = Callable[[str, Mapping[str, Any]], None]

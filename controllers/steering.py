@@ -28,13 +28,14 @@ from controllers.relocation import Plan
 from controllers.rows import Key, Row
 from controllers.switchlink import OP_RESUME, Packets, SwitchLink
 from migration import trace
+from migration.slowness import scaled
 from migration.steering import Endpoint, HeldStats, Move, Spoken, SteeringError
 
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_CALL_S = 30.0
-_PATIENCE_S = 10.0
+_CALL_S = scaled(30.0)
+_PATIENCE_S = scaled(10.0)
 _AGAIN_S = 0.05
 _RELEASE_ROUNDS = 3
 _NEAR_S = 0.01

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import finsy
+from finsy import p4client
 from finsy.proto import p4r
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -36,6 +37,7 @@ from controllers.errors import (
     WriteRefused,
 )
 from controllers.rows import REASON_BARRIER, Change, Op, Row
+from migration.slowness import scaled
 from migration.trace import SWITCH, sent, told
 
 LOG = logging.getLogger(__name__)
@@ -57,8 +59,10 @@ _AWAY = (finsy.GRPCStatusCode.UNAVAILABLE, finsy.GRPCStatusCode.CANCELLED)
 _BATCH = 4096
 _POLL_S = 0.02
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-_BARRIER_S = 5.0
+_BARRIER_S = scaled(5.0)
 _BARRIER_AGAIN_S = 0.5
+# finsy ends every call after a constant 10 s, which compiling a program for the kernel takes on a slow machine.
+p4client._DEFAULT_RPC_TIMEOUT = scaled(p4client._DEFAULT_RPC_TIMEOUT)
 
 
 class StreamListener(Protocol):

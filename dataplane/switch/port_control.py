@@ -13,8 +13,9 @@ import struct
 import threading
 
 from dataplane.switch.pipeline import Engine, PipelineError
+from dataplane.switch.slowness import scaled
 
-_TIMEOUT = 5.0  # seconds for a request or an answer
+_TIMEOUT = scaled(5.0)  # seconds for a request or an answer
 _LINE_MAX = 1024
 OK = "ok"
 

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from dataplane.switch.pipeline import PipelineRejected
+from dataplane.switch.slowness import scaled
 
 INCLUDE = Path(__file__).parent / "include"
 
@@ -38,7 +39,7 @@ FLAGS = (
     "-Wno-compare-distinct-pointer-types",
 )
 
-_TIMEOUT_S = 60
+_TIMEOUT_S = scaled(60.0)
 
 
 def default_cache() -> Path:
