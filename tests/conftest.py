@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 from migration.slowness import factor, scaled
+
+# How long an example takes says nothing here: speed belongs to bench/, and other work goes on beside the tests.
+hypothesis.settings.register_profile("p4ferry", deadline=None)
+hypothesis.settings.load_profile("p4ferry")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -18,6 +18,7 @@ from routed import RoutedNetwork, routed_network
 from migration.migrator import Migrator
 from migration.model import App, Host
 from migration.process import ProcessRuntime
+from migration.slowness import scaled
 
 PROJECT = Path(__file__).resolve().parents[2]
 ECHO = str(PROJECT / "apps" / "tcp_echo.py")
@@ -26,7 +27,7 @@ PYTHON = "/usr/bin/python3"
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = 10.0) -> None:
     """Wait for a condition, and say what did not come."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + scaled(timeout)
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {timeout} s"
         time.sleep(0.01)

@@ -21,11 +21,13 @@ from migration.model import App, Host
 from migration.namespaces import in_netns
 from migration.process import ProcessRuntime
 from migration.report import Report
+from migration.slowness import scaled
 from migration.transfer.modes import Mode, Via, Wish
 from migration.transfer.precopy import PreCopy
 from topo import management
 
 MEMORY = str(Path(__file__).parent / "programs" / "memory.py")
+WRITING = str(Path(__file__).parent / "programs" / "writing.py")
 PORT = 7000
 NUMBERS = {"A": 1, "B": 2, "C": 3, "D": 4}
 
@@ -100,13 +102,21 @@ class Memory:
 
 
 def remember(scene: Stage, mebibytes: int = 60) -> Memory:
-    """Start the program on B, and connect to it from A."""
+    """Start a program with so much memory on B, and connect to it from A."""
+    return _start(scene, [PYTHON, MEMORY, str(PORT), str(mebibytes)])
+
+
+def keep_writing(scene: Stage, mebibytes: int, hot_mebibytes: int) -> Memory:
+    """Start a program that writes a part of its memory all the time on B, and connect to it from A."""
+    return _start(scene, [PYTHON, WRITING, str(PORT), str(mebibytes), str(hot_mebibytes)])
+
+
+def _start(scene: Stage, command: list[str]) -> Memory:
     log = scene.folder / "memory.log"
-    command = [PYTHON, MEMORY, str(PORT), str(mebibytes)]
     app = scene.runtime.launch("memory", scene.hosts["B"], command, log)
     wait_until(lambda: says(log, "listening"), "the program listening")
     address = (str(scene.hosts["B"].address), PORT)
-    connection = in_netns(scene.hosts["A"].pid, lambda: socket.create_connection(address, timeout=20))
+    connection = in_netns(scene.hosts["A"].pid, lambda: socket.create_connection(address, timeout=scaled(20)))
     return Memory(scene, app, connection)
 
 

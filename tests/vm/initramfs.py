@@ -41,9 +41,9 @@ def needed(modules: Path, wanted: tuple[str, ...] = WANTED) -> list[str]:
     found: list[str] = []
     for name in wanted:
         if name in depends:
-            path, others = depends[name]
+            file, before = depends[name]
             # depmod lists what a module needs with the one to load first at the end
-            found += [each for each in (*reversed(others), path) if each not in found]
+            found += [each for each in (*reversed(before), file) if each not in found]
         elif name not in built_in:
             raise VmError(f"the kernel of {modules} has no {name}, neither built in nor as a module")
     return found

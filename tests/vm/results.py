@@ -83,7 +83,7 @@ def junit(kernels: dict[str, tuple[Outcome, list[Row]]]) -> bytes:
             if row.outcome != "passed":
                 ET.SubElement(case, "failure", message=outcome.failure or row.outcome).text = tail
             ET.SubElement(case, "system-out").text = tail
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 def _printable(text: str) -> str:

@@ -35,6 +35,8 @@ _INGREDIENTS = (
     *("scripts/setup", "scripts/images", "pyproject.toml", "requirements.lock", "vagrant/provision.sh"),
     *("tests/vm/rootfs.py", "tests/vm/initramfs.py", "tests/vm/guest/init", "containers/images"),
 )
+_CRIU_PACKAGES = "/var/cache/p4ferry-criu"
+"""In the machine: the distribution's own CRIU and what it needs, for a step that installs it without a network."""
 _SERVICE = """[Unit]
 Description=p4ferry: run the steps on the work disk
 ConditionPathExists=/media/p4ferry/plan.json
@@ -122,6 +124,10 @@ def _build(distribution: Distribution, root: Path, files: Path, say: Say) -> Non
     clone(root / "home" / _USER / "p4ferry")
     _run(["chown", "-R", "1000:1000", str(root / "home" / _USER)], log)
     _inside(root, _provision(), log)
+    say(f"{distribution.name}: the distribution's CRIU")
+    (root / _CRIU_PACKAGES.lstrip("/") / "partial").mkdir(parents=True)
+    options = "-qq -y --no-install-recommends --download-only"
+    _inside(root, f"apt-get install {options} -o Dir::Cache::archives={_CRIU_PACKAGES} criu", log)
     say(f"{distribution.name}: disk image")
     kernels = sorted((root / "boot").glob("vmlinuz-*"))
     if not kernels:

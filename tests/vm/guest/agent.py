@@ -6,6 +6,8 @@ has cloned); written there: results/steps.jsonl, results/NAME.log and what the c
 gets a line at each step's begin and end. Standard library only: it runs under the distribution's python3.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import platform
@@ -14,6 +16,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 WORK = Path("/media/p4ferry")
 RESULTS = WORK / "results"
@@ -21,13 +24,13 @@ USER = "vagrant"
 REFERENCE_LOOP_S = 0.034  # a million empty turns on the reference machine
 
 
-def say(text):
+def say(text: str) -> None:
     """Write a line to the console, which the outside reads."""
     with open("/dev/ttyS0", "w") as console:  # noqa: PTH123 - a device
         console.write(f"p4ferry-vm: {text}\n")
 
 
-def slowness():
+def slowness() -> float:
     """Return how many times as long as on the reference machine a calculation takes here: the median of five."""
     times = []
     for _ in range(5):
@@ -38,7 +41,7 @@ def slowness():
     return max(1.0, sorted(times)[2] / REFERENCE_LOOP_S)
 
 
-def install_checkout(home):
+def install_checkout(home: Path) -> Path:
     """Put the clone where Vagrant's rsync would, and leave what set-up has made there."""
     target = home / "p4ferry"
     subprocess.run(
@@ -49,7 +52,7 @@ def install_checkout(home):
     return target
 
 
-def run(step, folder, home, slow):
+def run(step: dict[str, Any], folder: Path, home: Path, slow: float) -> dict[str, Any]:
     """Run a step within its time; returns its row."""
     limit = step["limit"] * slow
     environment = {
@@ -85,7 +88,7 @@ def run(step, folder, home, slow):
     }
 
 
-def main():
+def main() -> None:
     """Run all steps, and switch the machine off whatever happens."""
     try:
         RESULTS.mkdir(exist_ok=True)
