@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from . import machine, results, rootfs
+from . import machine, programs, results, rootfs
 from .errors import VmError
-from .steps import Step, plan
+from .steps import VERIFIER, Step, plan
 from .systems import DISTRIBUTIONS, System, choose
 
 _LIMIT_S = 3 * 3600
@@ -69,15 +69,20 @@ def _run(systems: list[System], steps: list[Step], options: argparse.Namespace) 
     """Boot one system after the other."""
     found: dict[str, tuple[machine.Outcome, list[results.Row]]] = {}
     options.results.mkdir(parents=True, exist_ok=True)
-    for system in systems:
-        kept = options.results / system.label
-        shutil.rmtree(kept, ignore_errors=True)
-        kept.mkdir(parents=True)
-        outcome = _one(system, steps, kept, options)
-        made = results.rows(steps, outcome, kept / "results")
-        found[system.label] = (outcome, made)
-        if outcome.failure:
-            _say(f"{system.label}: {outcome.failure}")
+    with tempfile.TemporaryDirectory(prefix="p4ferry-vm-", dir=_SCRATCH) as name:
+        objects = Path(name) / "objects"
+        if any(step.name == VERIFIER for step in steps):
+            _say("compiling the programs of the engine's tests")
+            _say(f"{programs.compile_all(Path(name), objects)} programs for the verifier")
+        for system in systems:
+            kept = options.results / system.label
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir(parents=True)
+            outcome = _one(system, steps, kept, objects, options)
+            made = results.rows(steps, outcome, kept / "results")
+            found[system.label] = (outcome, made)
+            if outcome.failure:
+                _say(f"{system.label}: {outcome.failure}")
     junit = options.results / "junit.xml"
     junit.write_bytes(results.junit(found))
     text = results.table(found)
@@ -94,7 +99,9 @@ def _run(systems: list[System], steps: list[Step], options: argparse.Namespace) 
     return 0 if all(results.passed(made) for _, made in found.values()) else 1
 
 
-def _one(system: System, steps: list[Step], kept: Path, options: argparse.Namespace) -> machine.Outcome:
+def _one(
+    system: System, steps: list[Step], kept: Path, objects: Path, options: argparse.Namespace
+) -> machine.Outcome:
     """Boot one system with its work disk, and keep what it leaves."""
     with tempfile.TemporaryDirectory(prefix="p4ferry-vm-", dir=_SCRATCH) as name:
         scratch = Path(name)
@@ -104,6 +111,8 @@ def _one(system: System, steps: list[Step], kept: Path, options: argparse.Namesp
         rootfs.clone(work / "checkout")
         wanted = [{"name": step.name, "command": step.command, "limit": step.limit} for step in steps]
         (work / "plan.json").write_text(json.dumps({"steps": wanted}))
+        if objects.is_dir():
+            shutil.copytree(objects, work / "objects")
         if system.modules is not None:
             shutil.copytree(
                 system.modules,
