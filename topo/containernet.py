@@ -26,11 +26,12 @@ from mininet.node import Controller, Host, OVSSwitch, RemoteController, Switch
 from topo import running, shaping
 from topo.containers.host import ContainerHost, Docker, Podman, link_options
 from topo.errors import BadNetwork, TestbedError
+from topo.node_shell import GuardedHost, GuardedShell
 
 __all__ = ["Containernet", "Docker", "LearningBridge", "Podman"]
 
 
-class LearningBridge(Switch):
+class LearningBridge(GuardedShell, Switch):
     """A switch that learns by itself: a bridge of the kernel in its own network namespace."""
 
     def __init__(self, name: str, **params: Any) -> None:
@@ -55,7 +56,7 @@ class LearningBridge(Switch):
         return True
 
 
-class QuietController(Controller):
+class QuietController(GuardedShell, Controller):
     """Stands for a controller in scripts that add one; none is needed, none is started."""
 
     def checkListening(self) -> None:
@@ -80,7 +81,7 @@ class Containernet(Mininet):
         self._is_started = False
         self._is_stopped = False
         try:
-            super().__init__(topo=topo, switch=switch, **{"controller": None, **params})
+            super().__init__(topo=topo, switch=switch, **{"controller": None, "host": GuardedHost, **params})
         except BaseException:
             if hasattr(self, "nameToNode"):  # a topology was being built
                 self.stop()

@@ -6,6 +6,7 @@ TestbedError            anything below; its message is one sentence for the user
   +-- SwitchFailed      a switch process ended or did not become ready
   +-- BadNetwork        a name, link, port or address that does not fit the network
   +-- BadApp            an app or host that is not there, or there already
+  +-- ShellEnded        the shell in which a node's commands run ended, or never showed its prompt
   +-- AlreadyRunning    another testbed owns the machine's switch names and ports
   +-- ContainerFailed   a container engine refused something, or a container ended
   +-- CannotRecover     there is no run to take over, or too little is left of it
@@ -42,6 +43,10 @@ class BadNetwork(TestbedError):
 
 class BadApp(TestbedError):
     """An app or host is not there, or is there already."""
+
+
+class ShellEnded(TestbedError):
+    """The shell in which a node's commands run ended, or never showed its prompt."""
 
 
 class AlreadyRunning(TestbedError):

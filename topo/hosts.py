@@ -8,10 +8,12 @@ from typing import Any
 from mininet.link import Link
 from mininet.node import Host
 
+from topo.node_shell import GuardedShell
+
 OFFLOADS = ("rx", "off", "tx", "off", "sg", "off", "tso", "off", "gso", "off", "gro", "off")
 
 
-class ProcessHost(Host):
+class ProcessHost(GuardedShell, Host):
     """A Mininet host; programs started by the testbed in it are processes of the machine."""
 
     def __init__(

@@ -25,6 +25,7 @@ from dataplane.switch import port_control
 from migration.slowness import scaled
 from topo import paths
 from topo.errors import BadNetwork, MissingTool, SwitchFailed, TestbedError
+from topo.node_shell import GuardedShell
 from topo.processes import AdoptedProcess, ProcessName
 
 READY_TIMEOUT = scaled(15.0)  # seconds
@@ -89,7 +90,7 @@ class ProcessStarter:
         self._output.close()
 
 
-class P4RuntimeSwitch(Switch):
+class P4RuntimeSwitch(GuardedShell, Switch):
     """A switch process that serves P4Runtime; subclasses say which."""
 
     offload = True
