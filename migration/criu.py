@@ -1,6 +1,6 @@
 """CRIU: where it is, and a worker (`criu swrk`) that is driven over its RPC.
 
-Protocol buffers come from pycriu, which belongs to the CRIU that set-up installed. A worker serves one
+Protocol buffers come from pycriu (messages.py). A worker serves one
 request. While it works it sends notifications and waits for each answer; that is how a migration stops it at
 the right places:
 
@@ -19,21 +19,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import os
 import select
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import tree
+from . import messages, tree
 from .custody import PROJECT, Custody, HasDescriptor
 from .deadline import Deadline, Timeouts
 from .errors import CriuFailed, CriuMissing, StepTimeout
@@ -41,6 +39,9 @@ from .namespaces import set_priority
 from .slowness import scaled
 
 DRAIN_TIMEOUT = scaled(5.0)
+OLDEST = (3, 17)
+"""The first CRIU that locks a network by nftables and tells a restore's files by size."""
+SINCE_SKIP = (3, 18)
 SETTLE_TIME = scaled(0.05)  # in which a worker mounts something where it has just made a folder
 PRIVATE = PROJECT / ".p4ferry"
 READABLE, HUNG_UP, SILENT = "readable", "hung up", "silent"
@@ -61,6 +62,12 @@ class Criu:
     rpc: Any
     fdinfo: Any
     tcp_stream: Any
+    version: tuple[int, ...]
+
+    @property
+    def lacks_skip(self) -> bool:
+        """Whether it takes neither a path to images nor the wish not to lock the network (as Debian 12's 3.17.1)."""
+        return self.version < SINCE_SKIP
 
     @staticmethod
     def find(binary: Path | None = None, python: Path | None = None) -> Criu:
@@ -75,12 +82,25 @@ class Criu:
             )
         except (OSError, subprocess.TimeoutExpired) as ex:
             raise CriuMissing(f"CRIU at {chosen} cannot be run ({ex}): run `make setup` again") from ex
-        if done.returncode != 0 or "Version" not in done.stdout:
+        if done.returncode != 0 or not done.stdout.startswith("Version: "):
             said = (done.stderr or done.stdout).strip().splitlines()[-1:] or [
                 f"exit status {done.returncode}"
             ]
             raise CriuMissing(f"CRIU at {chosen} does not work ({said[0]}): run `make setup` again")
-        return Criu(chosen, *_import_pycriu(python or PRIVATE / "python"))
+        version = done.stdout.split()[1]  # Version: 4.2.1
+        if messages.parse_version(version) < OLDEST:
+            raise CriuMissing(
+                f"CRIU {version} at {chosen} is too old, migrations need {'.'.join(map(str, OLDEST))} or newer: "
+                "run `make setup` again"
+            )
+        messages.check(version, python)
+        return Criu(
+            chosen,
+            messages.load(messages.RPC, python),
+            messages.load(messages.FDINFO, python),  # of files.img
+            messages.load(messages.TCP_STREAM, python),
+            messages.parse_version(version),
+        )
 
 
 def _from_environment() -> Path | None:
@@ -96,20 +116,6 @@ def _private() -> Path | None:
 def _on_path() -> Path | None:
     found = shutil.which("criu")
     return Path(found) if found else None
-
-
-def _import_pycriu(folder: Path) -> tuple[Any, Any, Any]:
-    if folder.is_dir() and str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    try:
-        # files.img holds the messages of fdinfo.proto.
-        return (
-            importlib.import_module("pycriu.rpc_pb2"),
-            importlib.import_module("pycriu.images.fdinfo_pb2"),
-            importlib.import_module("pycriu.images.tcp_stream_pb2"),
-        )
-    except ImportError as ex:
-        raise CriuMissing(f"the Python package pycriu is missing ({ex}): run `make setup`") from ex
 
 
 class Aside(Protocol):
@@ -137,6 +143,8 @@ class Worker:
     ) -> None:
         """Start the worker; `files` are its descriptors from 4 on."""
         self._rpc = criu.rpc
+        self._lacks_skip = criu.lacks_skip
+        self._images: int | None = None
         self._custody = custody
         self._action = action
         self._log = log
@@ -164,8 +172,14 @@ class Worker:
         """Send the request: DUMP of `pid` into, or RESTORE from, the folder `images`; `adjust` its options."""
         request = self._rpc.criu_req(type=getattr(self._rpc, kind))
         options = request.opts
-        options.images_dir_fd = -1
-        options.images_dir = str(images)
+        if self._lacks_skip:
+            self._close_images()
+            # CRIU opens it as /proc/(our PID)/fd/N.
+            options.images_dir_fd = self._images = os.open(images, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = "NFTABLES" if lock == "SKIP" else lock
+        else:
+            options.images_dir_fd = -1
+            options.images_dir = str(images)
         options.log_file = self._log.name
         options.log_level = LOG_LEVEL
         options.tcp_established = True
@@ -268,9 +282,15 @@ class Worker:
         if self._process is not None:
             os.close(self._process)
             self._process = None
+        self._close_images()
         self._socket.close()
         if self.is_stuck or not self._custody.wait(self.pid, 5.0):
             self.kill()
+
+    def _close_images(self) -> None:
+        if self._images is not None:
+            os.close(self._images)
+            self._images = None
 
     def kill(self) -> None:
         """End it as it is, and see it gone; what it traced runs on."""

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from migration import messages
 from migration.criu import Criu
 from migration.errors import MigrationError
 from migration.firewall import remove_criu_tables
@@ -105,11 +106,11 @@ def deafen(client: Host, servers: Iterable[Host]) -> None:
 
 
 def _statistics(images: Path) -> CriuTimes:
-    import pycriu.images.stats_pb2 as messages  # type: ignore[import-not-found]
+    stats = messages.load("images.stats_pb2")
 
     def entry(name: str) -> Any:
         data = (images / name).read_bytes()
-        return messages.stats_entry.FromString(data[12 : 12 + int.from_bytes(data[8:12], "little")])
+        return stats.stats_entry.FromString(data[12 : 12 + int.from_bytes(data[8:12], "little")])
 
     frozen = entry("stats-dump").dump.frozen_time
     restore = entry("stats-restore").restore.restore_time

@@ -7,13 +7,12 @@ Runtimes
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import refusals, tree
+from .. import messages, refusals, tree
 from ..criu import Criu
 from ..deadline import Deadline
 from ..errors import CriuMissing, MigrationError, Refused
@@ -69,7 +68,7 @@ class EngineRuntime:
     def messages(self) -> Messages:
         """The messages of the images."""
         criu: Criu = self._processes.criu
-        return Messages(importlib.import_module("pycriu.images.core_pb2"), criu.fdinfo, criu.tcp_stream)
+        return Messages(messages.load(messages.CORE), criu.fdinfo, criu.tcp_stream)
 
     def check(self, app: App, destination: Host, surroundings: Surroundings) -> None:
         """Refuse a container that its engine could not carry."""

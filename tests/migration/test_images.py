@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migration.criu import PRIVATE, _import_pycriu
+from migration import messages
 from migration.errors import CriuMissing
 from migration.images import (
     BadImage,
@@ -57,7 +57,7 @@ socket_fields = st.fixed_dictionaries(
 def fdinfo() -> Any:
     """CRIU's messages."""
     try:
-        return _import_pycriu(PRIVATE / "python")[1]
+        return messages.load(messages.FDINFO)
     except CriuMissing as ex:
         pytest.skip(str(ex))
 
@@ -277,7 +277,7 @@ def test_how_far_a_stream_counts_as_sent(
     behind: int, unsent: int, unacknowledged: int, queues: bytes
 ) -> None:
     """Behind the whole send queue, less what had not been sent; the queues' bytes follow the message."""
-    tcp_stream = _import_pycriu(PRIVATE / "python")[2]
+    tcp_stream = messages.load(messages.TCP_STREAM)
     entry = tcp_stream.tcp_stream_entry(
         inq_len=0, inq_seq=1, outq_len=unsent + unacknowledged, outq_seq=behind, opt_mask=0, snd_wscale=7,
         mss_clamp=1460, unsq_len=unsent,
@@ -294,7 +294,7 @@ def test_how_far_a_stream_counts_as_sent(
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**20), st.binary(max_size=100))
 def test_queue_that_counts_as_sent(behind: int, unsent: int, queues: bytes) -> None:
     """Only the length of what had not been sent changes; an image without any stays as it is."""
-    tcp_stream = _import_pycriu(PRIVATE / "python")[2]
+    tcp_stream = messages.load(messages.TCP_STREAM)
     entry = tcp_stream.tcp_stream_entry(
         inq_len=0, inq_seq=1, outq_len=unsent, outq_seq=behind, opt_mask=0, snd_wscale=7, mss_clamp=1460,
         unsq_len=unsent,
@@ -313,7 +313,7 @@ def test_queue_of_which_the_peer_knows(
     start: int, received: bytes, sending: bytes, unsent: int, room: int
 ) -> None:
     """What the peer has is acknowledged, the rest is taken out; what was received stays, and so does all else."""
-    tcp_stream = _import_pycriu(PRIVATE / "python")[2]
+    tcp_stream = messages.load(messages.TCP_STREAM)
     unsent = min(unsent, len(sending))
     heard = len(sending) - unsent
     entry = tcp_stream.tcp_stream_entry(
@@ -339,7 +339,7 @@ def test_queue_of_which_the_peer_knows(
 @given(st.integers(0, 2**32 - 1), st.integers(-50, 50).filter(lambda off: not 0 <= off <= 10))
 def test_queue_that_does_not_fit_its_peer(start: int, off: int) -> None:
     """A peer that has received what the queue does not hold was written at another time."""
-    tcp_stream = _import_pycriu(PRIVATE / "python")[2]
+    tcp_stream = messages.load(messages.TCP_STREAM)
     ends = [
         tcp_stream.tcp_stream_entry(
             inq_len=0, inq_seq=(start + off) % 2**32, outq_len=10, outq_seq=(start + 10) % 2**32, opt_mask=0,

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migration.criu import PRIVATE, _import_pycriu
+from migration import messages
 from migration.images import join, tcp_stream_image
 from migration.inet import InetSocket, State
 from migration.steering import Spoken
@@ -23,7 +23,7 @@ def test_every_connection_with_an_image_is_read(
 ) -> None:
     """By inode; listeners, UDP and sockets without an image are left out, and queues do not matter."""
     folder = Path(str(tmp_path_factory.mktemp("images")))  # type: ignore[attr-defined]
-    tcp_stream = _import_pycriu(PRIVATE / "python")[2]
+    tcp_stream = messages.load(messages.TCP_STREAM)
     sockets = [
         InetSocket(6, State.LISTEN, HERE, 1, HERE, 0, 900),
         InetSocket(17, State.ESTABLISHED, HERE, 1, PEER, 1, 901),
@@ -43,7 +43,7 @@ def test_every_connection_with_an_image_is_read(
 
 def test_connections_within_the_host(tmp_path: Path) -> None:
     """Both ends count, in one folder or in two; an end that is closing, or alone, keeps its queue as sent."""
-    tcp_stream = _import_pycriu(PRIVATE / "python")[2]
+    tcp_stream = messages.load(messages.TCP_STREAM)
     loopback = IPv4Address("127.0.0.1")
     sockets = {
         "a": [

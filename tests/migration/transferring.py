@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from typing import Any
 
 from moving import PYTHON, Stage, says, stage, wait_until
 
+from migration import messages
 from migration.images import INVENTORY_IMAGE
 from migration.model import App, Host
 from migration.namespaces import in_netns
@@ -62,7 +62,7 @@ class Untracked(PreCopy):
 
     def round(self, number: int) -> int:
         moved = super().round(number)
-        inventory = importlib.import_module("pycriu.images.inventory_pb2")
+        inventory = messages.load("images.inventory_pb2")
         path = self.near / f"pre-{number}" / INVENTORY_IMAGE
         image = path.read_bytes()  # a magic, a length, an entry
         entry = inventory.inventory_entry.FromString(image[8:])

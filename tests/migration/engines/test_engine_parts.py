@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -15,9 +14,8 @@ from typing import cast
 
 import pytest
 
-from migration import tree
+from migration import messages, tree
 from migration.cgroups import UNIFIED, groups_of
-from migration.criu import Criu
 from migration.engines import cgroup, criuconf, gate
 from migration.engines.driver import Contained, Driver
 from migration.engines.image import (
@@ -77,8 +75,7 @@ def test_a_twin_is_made_as_its_original_was(made: list[str], command: list[str],
 
 def core_image(state: int | None) -> bytes:
     """Make a core-*.img of a process, or of a thread."""
-    Criu.find()  # puts pycriu where it is found
-    core = importlib.import_module("pycriu.images.core_pb2")
+    core = messages.load(messages.CORE)
     entry = core.core_entry(mtype=1)
     entry.thread_core.futex_rla = entry.thread_core.futex_rla_len = 0
     if state is not None:
@@ -90,13 +87,13 @@ def core_image(state: int | None) -> bytes:
 
 def state_of(image: bytes) -> int:
     """Return the state that a core image gives its process."""
-    core = importlib.import_module("pycriu.images.core_pb2")
+    core = messages.load(messages.CORE)
     return int(core.core_entry.FromString(image[12:]).tc.task_state)
 
 
 def test_only_what_lives_is_stopped() -> None:
     """Threads and zombies stay what they are, and the rest of the message does."""
-    core = importlib.import_module("pycriu.images.core_pb2") if core_image(1) else None
+    core = messages.load(messages.CORE) if core_image(1) else None
     stopped = as_stopped(core_image(1), core)
     assert state_of(stopped) == STOPPED
     assert stopped == core_image(STOPPED)
@@ -121,7 +118,7 @@ def test_an_image_behind_a_gate(tmp_path: Path) -> None:
     (images / DESCRIPTORS).write_text("[]")
     gate.Gate(behind, "m1", ["/dev/null", "pipe:[1]", "pipe:[2]"])
     copy(images, behind)
-    core = importlib.import_module("pycriu.images.core_pb2")
+    core = messages.load(messages.CORE)
     assert stop_all(behind, {"files.img": b"new"}, core) == sum(
         len(contents[n]) for n in contents if n != "inventory.img"
     )
