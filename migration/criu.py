@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import messages, tree
+from . import criu_log, messages, tree
 from .custody import PROJECT, Custody, HasDescriptor
 from .deadline import Deadline, Timeouts
 from .errors import CriuFailed, CriuMissing, StepTimeout
@@ -352,17 +352,9 @@ class Worker:
 def error_lines(log: Path) -> list[str]:
     """Return what CRIU logged as errors, without time stamps and source positions."""
     try:
-        text = log.read_text(errors="replace")
+        return criu_log.errors(log.read_text(errors="replace"))
     except OSError:
         return []
-    lines = []
-    for line in text.splitlines():
-        # "(00.024135)  1234: Error (criu/files.c:123): what happened"
-        _, found, rest = line.partition("Error (")
-        # Without CAP_SYS_RESOURCE CRIU says so and goes on.
-        if found and "Can't setup RLIMIT_NOFILE" not in rest:
-            lines.append(rest.partition("): ")[2] or rest)
-    return lines
 
 
 def remove_mount_roots(since: float, folder: Path = Path("/tmp")) -> None:

@@ -15,6 +15,8 @@ Every message is one sentence for a user: what, where, and if possible what to d
 
 from __future__ import annotations
 
+from .criu_log import cause
+
 
 class MigrationError(Exception):
     """Something about a migration or its programs failed."""
@@ -48,7 +50,7 @@ class CriuFailed(MigrationError):
     """CRIU gave up; `lines` are the errors of its log, first one first."""
 
     def __init__(self, action: str, lines: list[str]) -> None:
-        super().__init__(f"CRIU could not {action}: {lines[0] if lines else 'it ended without saying why'}")
+        super().__init__(f"CRIU could not {action}: {cause(lines) or 'it ended without saying why'}")
         self.lines = lines
 
 

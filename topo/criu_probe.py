@@ -4,7 +4,7 @@
 ends of a connection over the loopback of a fresh network namespace and passes numbers through it; it is dumped,
 restored, and must go on counting. Standard library only: set-up runs this file before any environment exists.
 
-    python3 criu_probe.py CRIU        prints one line; exit status 0 if it works
+    python3 -m topo.criu_probe CRIU        prints one line; exit status 0 if it works
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from migration import criu_log
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
 _VICTIM = """
 import os, socket, sys, time
 server = socket.create_server(("127.0.0.1", 0))
@@ -52,12 +55,14 @@ def probe(criu: str) -> Verdict:
     binary = shutil.which(criu)
     if binary is None:
         return Verdict(False, "", f"{criu} is not installed")
-    version = _version(binary)
+    version = version_of(binary)
     if os.geteuid() != 0:
         return Verdict(False, version, "only root can checkpoint")
-    command = ["unshare", "--net", sys.executable, str(Path(__file__).resolve()), "--inside", binary]
+    command = ["unshare", "--net", sys.executable, "-B", "-m", "topo.criu_probe", "--inside", binary]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=4 * _DEADLINE, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=4 * _DEADLINE, check=False, cwd=_CHECKOUT
+        )
     except (OSError, subprocess.TimeoutExpired) as ex:
         return Verdict(False, version, str(ex))
     if done.returncode == 0:
@@ -66,10 +71,14 @@ def probe(criu: str) -> Verdict:
     return Verdict(False, version, lines[-1])
 
 
-def _version(binary: str) -> str:
-    done = subprocess.run(
-        [binary, "--version"], capture_output=True, text=True, timeout=_DEADLINE, check=False
-    )
+def version_of(binary: str) -> str:
+    """Return what a CRIU says of its version."""
+    try:
+        done = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=_DEADLINE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown version"
     words = done.stdout.split()
     return words[1] if len(words) > 1 else "unknown version"
 
@@ -108,16 +117,30 @@ def _inside(binary: str) -> None:
 
 
 def _criu(command: list[str], images: Path, name: str) -> None:
-    """Run one criu command; the first error of its log becomes the exit message."""
+    """Run one criu command; the error of its log that is the cause of a failure becomes the exit message."""
     log = images / f"{name}.log"
-    options = ["--tcp-established", "--images-dir", str(images), "--log-file", str(log), "-v1"]
-    done = subprocess.run(
-        [*command, *options], capture_output=True, text=True, timeout=_DEADLINE, check=False
-    )
+    # Ordinary lines show which errors CRIU survived. By size: as migrations have files compared.
+    options = ["--tcp-established", "--images-dir", str(images), "--log-file", str(log), "-v4"]
+    options += ["--file-validation", "filesize"]
+    try:
+        done = subprocess.run(
+            [*command, *options], capture_output=True, text=True, timeout=_DEADLINE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"{name} of a TCP connection does not end within {_DEADLINE:g} s") from None
     if done.returncode != 0:
-        errors = [line for line in _read(log).splitlines() if "Error" in line]
-        cause = errors[0].split("): ", 1)[-1] if errors else f"killed or failed with status {done.returncode}"
-        raise SystemExit(f"{name} of a TCP connection fails: {cause}")
+        raise SystemExit(f"{name} of a TCP connection fails: {_cause(_read(log), done)}")
+
+
+def _cause(log: str, done: subprocess.CompletedProcess[str]) -> str:
+    """Return why a criu command failed: from its log, else from what it printed, else its end."""
+    found = criu_log.cause(criu_log.errors(log)) or criu_log.cause(criu_log.errors(done.stderr))
+    if found is not None:
+        return found
+    if done.returncode < 0:
+        return f"it was killed by {signal.Signals(-done.returncode).name}"
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said else f"exit status {done.returncode}"
 
 
 def _read(path: Path) -> str:
@@ -140,7 +163,7 @@ def main() -> int:
         _inside(sys.argv[2])
         return 0
     if len(sys.argv) != 2:
-        print("usage: criu_probe.py CRIU", file=sys.stderr)
+        print("usage: python3 -m topo.criu_probe CRIU", file=sys.stderr)
         return 2
     verdict = probe(sys.argv[1])
     print(f"CRIU {verdict.version}: " + ("works" if verdict.works else verdict.reason))
