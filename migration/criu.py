@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import criu_log, messages, tree
+from .criu_version import OLDEST, SINCE_SKIP, parse_version
 from .custody import PROJECT, Custody, HasDescriptor
 from .deadline import Deadline, Timeouts
 from .errors import CriuFailed, CriuMissing, StepTimeout
@@ -39,9 +40,6 @@ from .namespaces import set_priority
 from .slowness import scaled
 
 DRAIN_TIMEOUT = scaled(5.0)
-OLDEST = (3, 17)
-"""The first CRIU that locks a network by nftables and tells a restore's files by size."""
-SINCE_SKIP = (3, 18)
 SETTLE_TIME = scaled(0.05)  # in which a worker mounts something where it has just made a folder
 PRIVATE = PROJECT / ".p4ferry"
 READABLE, HUNG_UP, SILENT = "readable", "hung up", "silent"
@@ -88,7 +86,7 @@ class Criu:
             ]
             raise CriuMissing(f"CRIU at {chosen} does not work ({said[0]}): run `make setup` again")
         version = done.stdout.split()[1]  # Version: 4.2.1
-        if messages.parse_version(version) < OLDEST:
+        if parse_version(version) < OLDEST:
             raise CriuMissing(
                 f"CRIU {version} at {chosen} is too old, migrations need {'.'.join(map(str, OLDEST))} or newer: "
                 "run `make setup` again"
@@ -99,7 +97,7 @@ class Criu:
             messages.load(messages.RPC, python),
             messages.load(messages.FDINFO, python),  # of files.img
             messages.load(messages.TCP_STREAM, python),
-            messages.parse_version(version),
+            parse_version(version),
         )
 
 

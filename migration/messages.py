@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import sys
 import threading
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
+from .criu_version import parse_version
 from .custody import PROJECT
 from .errors import CriuMissing
 
@@ -49,12 +49,6 @@ def check(version: str, folder: Path | None = None) -> None:
             f"pycriu {ours} in {folder} is older than the CRIU in use, {version}, and does not know its messages: "
             f"{_REMEDY}"
         )
-
-
-def parse_version(text: str) -> tuple[int, ...]:
-    """Return the numbers that a version begins with: (4, 2, 1) of `4.2.1-dirty`."""
-    found = re.match(r"v?(\d+(?:\.\d+)*)", text.strip())
-    return tuple(int(part) for part in found[1].split(".")) if found else ()
 
 
 def _load_package(folder: Path) -> None:

@@ -23,8 +23,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from migration import messages
+from migration.criu import Criu
+from migration.errors import CriuMissing
 from migration.slowness import scaled
 from topo import criu_probe, paths
+from topo.criu_setup import read_choice
 from topo.netem import has_netem
 
 PIPE_WIDTH = 200  # columns where nobody looks directly
@@ -78,7 +82,7 @@ def check_kernel() -> Finding:
 def check_root() -> Finding:
     """Ask for root and its capabilities."""
     if os.geteuid() != 0:
-        return needed("not root", "type: sudo python topo/lb.py --doctor")
+        return needed("not root", "type: sudo python3 topo/lb.py --doctor")
     effective = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
     if missing:
@@ -144,7 +148,7 @@ def check_bpf() -> Finding:
     except OSError:
         return needed("libbpf.so.1 is not installed", _SETUP)
     if os.geteuid() != 0:
-        return needed("only root can load BPF programs", "type: sudo python topo/lb.py --doctor")
+        return needed("only root can load BPF programs", "type: sudo python3 topo/lb.py --doctor")
     return _load_forward()
 
 
@@ -170,18 +174,24 @@ def _load_forward() -> Finding:
 
 
 def check_criu() -> Finding:
-    """Dump and restore a TCP connection with the CRIU that set-up chose."""
+    """Dump and restore a TCP connection with the CRIU that set-up chose, and say which that is and why."""
     verdict = criu_probe.probe(str(paths.criu_binary() or "criu"))
-    if verdict.works:
-        return fine(f"CRIU {verdict.version} dumps and restores a TCP connection")
-    return needed(f"CRIU {verdict.version}: {verdict.reason}", _SETUP)
+    choice = read_choice()
+    if not verdict.works:
+        return needed(f"CRIU {verdict.version}: {verdict.reason}", f"{_SETUP} PROBE=1")
+    if choice is None:
+        return needed(f"CRIU {verdict.version} works, but set-up did not choose it", _SETUP)
+    return fine(f"dumps and restores a TCP connection with {choice.describe()}")
 
 
 def check_pycriu() -> Finding:
-    """Ask for CRIU's image library."""
-    if (paths.STATE / "python" / "pycriu").is_dir():
-        return fine("reads and writes checkpoint images")
-    return needed("pycriu is not set up", _SETUP)
+    """Ask for CRIU's messages, of a version that fits the CRIU in use."""
+    try:
+        criu = Criu.find()
+    except CriuMissing as ex:
+        return needed(str(ex).removesuffix(": run `make setup`"), _SETUP)
+    ours = (messages.FOLDER / messages.VERSION).read_text().strip()
+    return fine(f"pycriu {ours} has the messages of CRIU {'.'.join(map(str, criu.version))}")
 
 
 def check_dirty_tracking() -> Finding:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from migration import messages
+from migration.criu_version import parse_version, why_unfit
 from migration.errors import CriuMissing
 
 PROJECT = Path(messages.__file__).resolve().parent.parent
@@ -110,8 +111,31 @@ def test_nothing_says_its_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "numbers"),
-    [("4.2.1", (4, 2, 1)), ("3.17.1-dirty", (3, 17, 1)), ("v4.2-15-g12ab", (4, 2)), ("", ()), ("x", ())],
+    [
+        ("4.2.1", (4, 2, 1)),
+        ("1:4.2.1-1", (4, 2, 1)),
+        ("3.17.1-dirty", (3, 17, 1)),
+        ("v4.2-15-g12ab", (4, 2)),
+        ("", ()),
+        ("x", ()),
+    ],
 )
 def test_versions(text: str, numbers: tuple[int, ...]) -> None:
     """CRIU built from its repository says more than numbers."""
-    assert messages.parse_version(text) == numbers
+    assert parse_version(text) == numbers
+
+
+@pytest.mark.parametrize(
+    ("criu", "kernel", "fits"),
+    [
+        ("3.17.1-2+deb12u2", "6.1.0-40-amd64", True),
+        ("4.1.1-1", "6.12.57+deb13-cloud-amd64", True),
+        ("4.1.1-1", "6.16.3", False),
+        ("4.2.1-1", "6.18.44", True),
+        ("3.16.1-2", "5.15.0-100-generic", False),
+        ("", "6.1", False),
+    ],
+)
+def test_what_is_worth_trying(criu: str, kernel: str, fits: bool) -> None:
+    """By what is known of versions; whether it works is tried."""
+    assert (why_unfit(criu, kernel) is None) == fits

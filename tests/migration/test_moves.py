@@ -63,7 +63,7 @@ def test_server_moves_there_and_back(scene: Stage, host: str) -> None:
 
 
 def test_as_with_a_criu_that_must_lock_the_network(scene: Stage) -> None:
-    """Asked as CRIU 3.17 has to be: images by descriptor, a network lock, of which no table stays; after failures, too."""
+    """Asked as CRIU 3.17 has to be: images by descriptor, and a network lock, of which no table stays."""
     scene.runtime.criu = replace(scene.runtime.criu, version=(3, 17, 1))
     app = scene.serve("B")
     client = scene.measure("A", "--connect", "10.77.2.2:7000", "--connections", "4")
