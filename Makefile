@@ -1,48 +1,56 @@
 # p4ferry: `make run` and `make test` are all that a new machine needs; both set up what is missing.
 SHELL := /bin/bash
-SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
+# What root makes in a checkout of another user is given to him.
+AS_ROOT := scripts/as-root
 PY := .venv/bin/python
 ARGS ?=
 CONTAINERS ?=
-export COMMAND ?=
+PLAN ?=
+PROBE ?=
+UPGRADE ?=
+PACKAGES ?=
 ENGINE ?= podman
+export COMMAND ?=
 
-.PHONY: help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup unit bench images lint format doctor clean distclean
+.PHONY: help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup unit bench images lock lint format doctor clean distclean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 30
 
-setup:           ## packages, .venv, a working CRIU; idempotent (CONTAINERS=1: also Docker, Podman and runc)
-	@CONTAINERS=$(CONTAINERS) scripts/setup
+setup:           ## packages, .venv, a working CRIU; idempotent (CONTAINERS=1: also Docker, Podman, runc; PLAN=1: only says what)
+	@CONTAINERS=$(CONTAINERS) PLAN=$(if $(filter setup,$(MAKECMDGOALS)),$(PLAN)) PROBE=$(PROBE) scripts/setup
+
+lock:            ## write requirements.lock: the environment's packages and their hashes (UPGRADE=1: the newest)
+	@UPGRADE=$(UPGRADE) scripts/lock
 
 run: setup       ## the main program: network, controller, demo, Mininet CLI (ARGS="--help")
-	@$(SUDO) $(PY) topo/lb.py $(or $(ARGS),--demo echo)
+	@$(AS_ROOT) $(PY) topo/lb.py $(or $(ARGS),--demo echo)
 
 demo-process: setup ## a program moves between process hosts, then the CLI (ARGS="--count 4")
-	@$(SUDO) $(PY) topo/lb.py --demo echo $(ARGS)
+	@$(AS_ROOT) $(PY) topo/lb.py --demo echo $(ARGS)
 
 demo-containers: containers ## the same with containers in hosts that are pods (ENGINE=docker: needs scripts/dockerd)
 	@scripts/images --only tcp-echo
-	@$(SUDO) $(PY) topo/lb.py --hosts $(ENGINE) --demo echo $(ARGS)
+	@$(AS_ROOT) $(PY) topo/lb.py --hosts $(ENGINE) --demo echo $(ARGS)
 
 demo-pods: containers ## a pod of two containers moves as a whole (ENGINE=docker: needs scripts/dockerd)
 	@scripts/images --only redis --only app
-	@$(SUDO) $(PY) topo/pods.py --engine $(ENGINE) $(ARGS)
+	@$(AS_ROOT) $(PY) topo/pods.py --engine $(ENGINE) $(ARGS)
 
 demo-switch-container: containers ## a program moves while the switch runs in a container
-	@$(SUDO) $(PY) topo/lb.py --switch-container $(ENGINE) --demo echo $(ARGS)
+	@$(AS_ROOT) $(PY) topo/lb.py --switch-container $(ENGINE) --demo echo $(ARGS)
 
 containers:
 	@CONTAINERS=1 scripts/setup
 
 test: setup      ## the whole suite, as root (ARGS="-k name")
-	@$(SUDO) $(PY) -m pytest $(ARGS)
+	@$(AS_ROOT) $(PY) -m pytest $(ARGS)
 
 fault-matrix: setup ## every fault at every step of a migration, with a table at the end
-	@$(SUDO) env P4FERRY_FAULT_MATRIX=full $(PY) -m pytest -q tests/faults $(ARGS)
+	@$(AS_ROOT) env P4FERRY_FAULT_MATRIX=full $(PY) -m pytest -q tests/faults $(ARGS)
 
 vm-test: vm-setup ## the project on other kernels, in virtual machines (KERNEL=6.1|6.12|PATH|all COMMAND="…" STEPS="…" REDUCED=1)
-	@$(SUDO) $(PY) -m tests.vm --kernel "$(or $(KERNEL),all)" --modules "$(MODULES)" --root "$(ROOT)" \
+	@$(AS_ROOT) $(PY) -m tests.vm --kernel "$(or $(KERNEL),all)" --modules "$(MODULES)" --root "$(ROOT)" \
 	    --command "$$COMMAND" --steps "$(STEPS)" $(if $(filter-out 0,$(REDUCED)),--reduced) $(ARGS)
 
 vm-setup:
@@ -52,7 +60,7 @@ unit: setup      ## the fast tests that need no root
 	@$(PY) -m pytest -m "not net" $(ARGS)
 
 bench: setup     ## the benchmarks; results go to the terminal (ARGS="gap throughput …")
-	@$(SUDO) $(PY) -m bench $(ARGS)
+	@$(AS_ROOT) $(PY) -m bench $(ARGS)
 
 images:          ## container images of the demos, from Debian's packages (ARGS="--load docker")
 	@scripts/images $(ARGS)
@@ -64,10 +72,10 @@ format: setup    ## let ruff rewrite the sources
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
 doctor: setup    ## what works on this machine, what is missing, what to type
-	@$(SUDO) $(PY) topo/lb.py --doctor
+	@$(AS_ROOT) $(PY) topo/lb.py --doctor
 
 clean:           ## remove what crashed runs left behind: our hosts, links, programs, checkpoints
-	@[ ! -x $(PY) ] || $(SUDO) $(PY) topo/lb.py --clean
+	@[ ! -x $(PY) ] || $(AS_ROOT) $(PY) topo/lb.py --clean
 
-distclean: clean ## also the environment and the private CRIU
-	@$(SUDO) rm -rf .venv .p4ferry
+distclean: clean ## all that set-up has made; packages that it installed after asking (PACKAGES=1: without)
+	@PACKAGES=$(PACKAGES) scripts/distclean

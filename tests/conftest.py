@@ -1,15 +1,22 @@
-"""What all tests share: the time that a test may take, which grows with the machine's slowness."""
+"""What all tests share: how long one may take, and what root's tests leave in another user's checkout."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 from migration.slowness import factor, scaled
+from topo import paths
 
 # How long an example takes says nothing here: speed belongs to bench/, and other work goes on beside the tests.
 hypothesis.settings.register_profile("p4ferry", deadline=None)
 hypothesis.settings.load_profile("p4ferry")
+
+paths.keep_checkout_removable()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -17,6 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Scale the limit of pyproject.toml, before pytest-timeout reads it."""
     if factor() > 1 and config.getoption("timeout", None) is None:
         config.option.timeout = scaled(float(config.getini("timeout")))
+
+
+def pytest_unconfigure() -> None:
+    """Give back what root has made: caches, compiled programs."""
+    if os.geteuid() == 0:
+        subprocess.run([Path(__file__).parents[1] / "scripts" / "as-root", "true"], check=False, timeout=60)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,15 +1,22 @@
-"""scripts/setup installs packages without starting their services, and leaves no policy behind."""
+"""Set-up says what it will do, installs without starting services, and writes down what it has installed.
+
+And what removes that; as-root, which leaves nothing of root's in another user's checkout; and the lock file.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-SETUP = Path(__file__).resolve().parents[1] / "scripts" / "setup"
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
 def scratch(folder: Path, apt_get: str) -> tuple[list[str], dict[str, str], Path]:
@@ -17,7 +24,8 @@ def scratch(folder: Path, apt_get: str) -> tuple[list[str], dict[str, str], Path
     policy = folder / "policy-rc.d"
     script = folder / "scripts" / "setup"
     script.parent.mkdir()
-    script.write_text(SETUP.read_text().replace("/usr/sbin/policy-rc.d", str(policy)))
+    script.write_text((SCRIPTS / "setup").read_text().replace("/usr/sbin/policy-rc.d", str(policy)))
+    shutil.copy(SCRIPTS / "common.sh", script.parent)
     commands = folder / "bin"
     commands.mkdir()
     fakes = {
@@ -25,7 +33,8 @@ def scratch(folder: Path, apt_get: str) -> tuple[list[str], dict[str, str], Path
         "systemctl": f'echo "systemctl $*" >>{folder}/called',
         "update-rc.d": f'echo "update-rc.d $*" >>{folder}/called',
         "sha256sum": f'echo "python" >>{folder}/called; exit 1',  # the script's next part begins with it
-        "apt-get": f'[ "$1" = update ] && exit 0\necho "$*" >{folder}/installed\n{apt_get}',
+        "apt-get": f'case " $* " in *" update "*|*" -s "*|*" --print-uris "*) exit 0 ;; esac\n'
+        f'echo "$*" >{folder}/installed\n{apt_get}',
     }
     for name, text in fakes.items():
         (commands / name).write_text(f"#!/bin/bash\n{text}\n")
@@ -91,3 +100,183 @@ def test_an_administrators_policy_stays(tmp_path: Path) -> None:
     policy.write_text("#!/bin/sh\nexit 0\n")
     subprocess.run(command, env=env, capture_output=True, timeout=30, check=False)
     assert policy.read_text() == "#!/bin/sh\nexit 0\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the script calls sudo for anybody but root")
+def test_manifest(tmp_path: Path) -> None:
+    """What was installed is written down, also by the next set-up after one that was killed, and nothing else."""
+    command, env, _ = scratch(tmp_path, "exit 100")
+    here = tmp_path / "here"  # packages that are installed
+    fakes = {
+        "dpkg-query": "format=$2; shift 2\n"
+        f'for name; do grep -qx "$name" {here} || continue\n'
+        "case $format in *Version*) echo 1.0-1 ;; "
+        '*=*=*) printf "$name=installed " ;; *) printf installed ;; esac; done',
+        "apt-get": 'case " $* " in '
+        '*" -s "*) printf "Inst alpha (1.0)\\nInst libalpha (1.0)\\nInst old [0.9] (1.0)\\n" ;;'
+        f' *" install "*) printf "alpha\\nlibalpha\\n" >>{here} ;; esac',
+    }
+    for name, text in fakes.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+    here.write_text("old\n")
+    manifest = tmp_path / ".p4ferry" / "manifest"
+    expected = "package\talpha\t1.0-1\tasked\npackage\tlibalpha\t1.0-1\tdependency\n"
+    subprocess.run([*command, "--packages", "alpha"], env=env, timeout=30, check=True)
+    assert manifest.read_text() == expected
+    subprocess.run([*command, "--packages", "alpha"], env=env, timeout=30, check=True)
+    assert manifest.read_text() == expected
+    # Killed when apt-get had done its work.
+    here.write_text("old\n")
+    apt = tmp_path / "bin" / "apt-get"
+    apt.write_text(apt.read_text().replace(f">>{here} ;;", f">>{here}; kill -9 $PPID; sleep 1 ;;"))
+    subprocess.run([*command, "--packages", "alpha"], env=env, timeout=30, check=False)
+    manifest.unlink()
+    subprocess.run([*command, "--packages", "alpha"], env=env, timeout=30, check=True)
+    assert manifest.read_text() == expected
+
+
+def test_plan_changes_nothing(tmp_path: Path) -> None:
+    """It needs no root, and makes no file."""
+    command, env, _ = scratch(tmp_path, "exit 100")
+    shutil.copy(SCRIPTS.parent / "requirements.lock", tmp_path)
+    (tmp_path / "pyproject.toml").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(
+        command, env={**env, "PLAN": "1"}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("mininet", "redis-server", "requirements.lock", "CRIU, for Linux", "make distclean"):
+        assert word in done.stdout
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != "called") == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the script calls sudo for anybody but root")
+def test_without_a_network(tmp_path: Path) -> None:
+    """One sentence says what cannot be fetched, and what helps."""
+    command, env, _ = scratch(
+        tmp_path, "echo \"E: Failed to fetch x  Temporary failure resolving 'y'\" >&2; exit 100"
+    )
+    done = subprocess.run(
+        [*command, "--packages", "alpha"], env=env, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("setup: the packages alpha cannot be fetched from the distribution's mirror (")
+    assert "http_proxy and https_proxy" in line
+
+
+LISTING = "".join(
+    f"{status}\t{name}\t{provides}\t{depends}\n"
+    for status, name, provides, depends in (
+        ("installed", "base", "", ", "),
+        ("installed", "alpha", "", ", libalpha (>= 1), base"),
+        ("installed", "libalpha", "", ", "),
+        ("installed", "choice", "", ", libalpha | libother:any"),
+        ("installed", "libother", "", ", "),
+        ("installed", "user", "", "pre-needed, virtual [amd64]"),
+        ("installed", "provider", "virtual (= 2)", ", "),
+        ("installed", "pre-needed", "", ", deep"),
+        ("installed", "deep", "", ", "),
+        ("config-files", "gone", "", ", alpha"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("alpha libalpha", "alpha libalpha"),
+        ("alpha", "alpha"),
+        ("libalpha", ""),  # alpha stays
+        (
+            "alpha libalpha libother",
+            "alpha",
+        ),  # choice needs one of the libraries; which one apt would keep is not ours
+        ("alpha libalpha choice libother", "alpha libalpha choice libother"),
+        ("provider deep pre-needed alpha", "alpha"),  # user stays, and what it needs
+        ("alpha:amd64 libalpha:amd64", "alpha:amd64 libalpha:amd64"),
+    ],
+)
+def test_what_can_be_removed(wanted: str, expected: str) -> None:
+    """Nothing that something else needs by now."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "removable.py", *wanted.split()],
+        input=LISTING, capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    assert done.stdout.split() == expected.split()
+
+
+def others_checkout(folder: Path) -> list[str]:
+    """Make a checkout that belongs to another user; returns how its as-root is called."""
+    (folder / "scripts").mkdir()
+    shutil.copy(SCRIPTS / "as-root", folder / "scripts")
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+    return [sys.executable, str(folder / "scripts" / "as-root")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_roots_files_are_given_back(tmp_path: Path) -> None:
+    """All that is in the checkout and nothing outside; no bytecode is written; the status is the command's."""
+    outside, checkout = tmp_path / "outside", tmp_path / "checkout"
+    checkout.mkdir()
+    outside.mkdir()
+    command = others_checkout(checkout)
+    (checkout / "module.py").write_text("x = 1\n")
+    script = f"mkdir -p a/b; echo >a/b/c; ln -s {outside} link; echo >{outside}/d; "
+    script += f"{sys.executable} -c 'import module'; exit 7"
+    done = subprocess.run([*command, "sh", "-c", script], cwd=checkout, check=False, timeout=30)
+    assert done.returncode == 7
+    assert {path.lstat().st_uid for path in checkout.rglob("*")} == {65534}
+    assert outside.stat().st_uid == (outside / "d").stat().st_uid == 0
+    assert not (checkout / "__pycache__").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_reach_the_command(tmp_path: Path, number: signal.Signals) -> None:
+    """It ends in its own way, and then its files are given back."""
+    command = others_checkout(tmp_path)
+    script = "trap 'echo >ended; exit 3' TERM HUP; echo >ready; while :; do sleep 0.05; done"
+    with subprocess.Popen([*command, "sh", "-c", script], cwd=tmp_path) as process:
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait(10) == 3
+    assert (tmp_path / "ended").stat().st_uid == 65534
+
+
+def test_a_command_that_is_not_there(tmp_path: Path) -> None:
+    """One sentence."""
+    done = subprocess.run(
+        [SCRIPTS / "as-root", "no-such-command"], capture_output=True, text=True, check=False, timeout=30
+    )
+    if os.geteuid() == 0:
+        assert done.stderr == "as-root: no-such-command: No such file or directory\n"
+    assert done.returncode != 0
+
+
+def test_lock_file() -> None:
+    """Every package at one version with hashes, from no place of its own; all that pyproject.toml names."""
+    lock = (SCRIPTS.parent / "requirements.lock").read_text()
+    entries = re.split(r"\n(?=\S)", lock.strip())[1:]
+    names = set()
+    for entry in entries:
+        head, *hashes = [line.strip(" \\") for line in entry.splitlines()]
+        match = re.fullmatch(r"([a-z0-9.-]+)==[^ ;]+( ; .+)?", head)
+        assert match, head
+        names.add(match[1])
+        assert hashes and all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", line) for line in hashes), head
+    assert "://" not in lock and "index" not in lock
+    project = (SCRIPTS.parent / "pyproject.toml").read_text()
+    wanted = re.findall(r'"([a-z][a-z0-9-]+)(?:>=[^"]*)?"', "".join(
+        re.findall(r"^(?:requires|dependencies|dev) = \[(.*?)\]", project, re.M | re.S)
+    ))  # fmt: skip
+    assert {"setuptools", "finsy", "mypy"} <= set(wanted) <= names
+
+
+@pytest.mark.parametrize("script", ["setup", "distclean", "lock", "common.sh"])
+def test_scripts_parse(script: str) -> None:
+    """By bash."""
+    subprocess.run(["bash", "-n", SCRIPTS / script], check=True, timeout=30)

@@ -3,6 +3,10 @@
 import contextlib
 import logging
 
+from topo import paths
+
+paths.keep_checkout_removable()
+
 # Importing Mininet makes every logger of the process, whoever asks for it later, print as Mininet's own does.
 with contextlib.suppress(ImportError):  # the doctor says what is missing
     import mininet.log  # noqa: F401

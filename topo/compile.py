@@ -72,6 +72,7 @@ def compile_p4(source: Path, target: Target, build: Path = paths.BUILD) -> Compi
     if done.returncode != 0:
         raise CompileFailed(done.stderr.strip() or f"{command[0]} failed on {source}")
     partial.rename(program.bmv2_json)
+    paths.give_to_owner(build.parent, build, folder.parent, folder, *folder.iterdir())
     return program
 
 

@@ -142,7 +142,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is built."""
     if os.geteuid() != 0:
-        raise TestbedError("networks need root: type sudo python topo/lb.py")
+        raise TestbedError("networks need root: type sudo python3 topo/lb.py")
     if options.demo == "pod" and HostKind(options.hosts).engine is None:
         raise TestbedError("--demo pod needs hosts that are pods: --hosts docker or --hosts podman")
     ready.check(HostKind(options.hosts), DEMO_IMAGES.get(options.demo, ()))

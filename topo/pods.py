@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Pods that move: a network whose hosts are pods, Redis and a backend in one of them, a client outside.
 
-    sudo python topo/pods.py [--engine docker|podman] [--count N] [any option of topo/lb.py]
+    sudo python3 topo/pods.py [--engine docker|podman] [--count N] [any option of topo/lb.py]
 
 It is `lb.py --hosts ENGINE --demo pod`; the CLI comes after the scenario. Works under any python, as lb.py does.
 """
