@@ -20,9 +20,8 @@ from dataplane.switch.engine.clang import Compiler, default_cache
 from dataplane.switch.engine.cpu_port import CpuPort
 from dataplane.switch.engine.hold_queues import HoldQueues
 from dataplane.switch.engine.libbpf import EGRESS, INGRESS, Object, TcFilter, VerifierRejected
-from dataplane.switch.engine.reader import parse_program
 from dataplane.switch.engine.running import EbpfPipeline
-from dataplane.switch.engine.source import Options, Source
+from dataplane.switch.engine.source import Options, Source, generate
 from dataplane.switch.engine.verifier import summary
 from dataplane.switch.pipeline import DigestHandler, PacketInHandler, PipelineError, PipelineRejected
 
@@ -126,7 +125,7 @@ class EbpfEngine:
 
     def load(self, bmv2_json: bytes) -> EbpfPipeline:
         """Generate, compile and let the kernel verify; nothing is attached. Raises PipelineRejected."""
-        source = self._generate(bmv2_json)
+        source = generate(bmv2_json, self._options)
         data = self._compiler.compile(source.text)
         try:
             loaded = Object(data)
@@ -140,16 +139,6 @@ class EbpfEngine:
         with self._lock:
             self._pipelines.append(pipeline)
         return pipeline
-
-    def _generate(self, bmv2_json: bytes) -> Source:
-        source = Source(parse_program(bmv2_json), self._options)
-        try:
-            source.text  # noqa: B018 (generated now, so that what is wrong shows here)
-        except (KeyError, IndexError, TypeError, AttributeError) as ex:
-            raise PipelineRejected(
-                f"the BMv2 JSON is malformed: {ex!r} is missing or of the wrong type"
-            ) from ex
-        return source
 
     def _rejected(self, source: Source, error: VerifierRejected) -> PipelineRejected:
         """Keep the verifier's log, and say what matters of it."""

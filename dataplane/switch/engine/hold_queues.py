@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from dataplane.switch.engine.cells import Cells
 from dataplane.switch.engine.holdable import QUEUES, Holdable
 from dataplane.switch.engine.libbpf import Object
+from dataplane.switch.engine.parser import FRONT_BYTES
 from dataplane.switch.engine.plug import Plugs
-from dataplane.switch.engine.source import FRONT_BYTES
 from dataplane.switch.pipeline import BadEntry, EntryExists, EntryNotFound, HoldQueue, QueueState
 
 if TYPE_CHECKING:

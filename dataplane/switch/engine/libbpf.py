@@ -20,7 +20,9 @@ from dataplane.switch.pipeline import PipelineError
 
 INGRESS, EGRESS = 1, 2
 _REPLACE = 1
-_LOG_BYTES = 1 << 22
+_LOG_FAILING_PATH, _LOG_STATISTICS = 1, 4
+_LOG_BYTES = (1 << 22, 1 << 27)
+"""Kernels before 6.4 keep the beginning of a log that is longer than its buffer, and say ENOSPC: try the second then."""
 
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
 _OBJ_GET_INFO_BY_FD, _PROG_GET_FD_BY_ID, _MAP_UPDATE_BATCH = 15, 13, 26
@@ -200,37 +202,45 @@ class VerifierRejected(Exception):
 class Object:
     """A BPF object that the kernel has loaded, with one program called `p4ferry`."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, statistics: bool = False) -> None:
+        """Load; with `statistics`, `log` is what the verifier says of its own effort."""
         self._lib = library()
-        self._handle = self._load(data)
+        self.log = ""
+        self._handle = self._load(data, statistics)
         self._maps: dict[str, Map] = {}
         program = self._lib.bpf_object__find_program_by_name(self._handle, b"p4ferry")
+        if not program:
+            self.close()
+            raise VerifierRejected(errno.ENOENT, "the object has no program called p4ferry")
         self.program_fd = int(self._lib.bpf_program__fd(program))
 
-    def _load(self, data: bytes) -> int:
+    def _load(self, data: bytes, statistics: bool) -> int:
         """Load quietly first, and once more with the verifier's log if that fails."""
-        handle, error, _ = self._try(data, log=False)
+        handle, error, self.log = self._try(data, _LOG_STATISTICS if statistics else 0, _LOG_BYTES[0])
         if handle is not None:
             return handle
-        handle, again, text = self._try(data, log=True)
-        if handle is not None:
-            return handle
+        for size in _LOG_BYTES:
+            handle, again, text = self._try(data, _LOG_FAILING_PATH, size)
+            if handle is not None:
+                return handle
+            if again != errno.ENOSPC:
+                break
         raise VerifierRejected(again or error, text)
 
-    def _try(self, data: bytes, log: bool) -> tuple[int | None, int, str]:
+    def _try(self, data: bytes, level: int, size: int) -> tuple[int | None, int, str]:
         # libbpf asks for a log of its own on failure; an own buffer of one byte keeps that short.
-        buffer = ctypes.create_string_buffer(_LOG_BYTES if log else 1)
+        buffer = ctypes.create_string_buffer(size if level else 1)
         opts = _OpenOpts(sz=ctypes.sizeof(_OpenOpts), object_name=b"p4ferry")
-        if log:
+        if level:
             opts.kernel_log_buf = ctypes.addressof(buffer)
-            opts.kernel_log_size = _LOG_BYTES
-            opts.kernel_log_level = 1
+            opts.kernel_log_size = size
+            opts.kernel_log_level = level
         handle = self._lib.bpf_object__open_mem(data, len(data), byref(opts))
         if not handle:
             return None, ctypes.get_errno(), "libbpf cannot read the object"
         error = int(self._lib.bpf_object__load(handle))
         if error == 0:
-            return int(handle), 0, ""
+            return int(handle), 0, buffer.value.decode(errors="replace")
         self._lib.bpf_object__close(handle)
         return None, -error, buffer.value.decode(errors="replace")
 
@@ -246,6 +256,10 @@ class Object:
     def verified_insns(self) -> int:
         """Return how many instructions the verifier went through; 0 before Linux 5.16."""
         return int(program_info(self.program_fd).verified_insns)
+
+    def instructions(self) -> int:
+        """Return the program's length, as the kernel has rewritten it."""
+        return int(program_info(self.program_fd).xlated_prog_len) // 8
 
     def program_id(self) -> int:
         return int(program_info(self.program_fd).id)

@@ -27,20 +27,25 @@ from dataplane.switch.engine.names import container, identifier
 from dataplane.switch.engine.wire import load_bytes, unpack
 
 INGRESS_PORT = ["standard_metadata", "ingress_port"]
+FRONT_BYTES = 120
+"""The longest packet-out header."""
 
 
 class ParserTranslator(Translator):
-    """Expressions of parser states, which may look ahead."""
+    """Expressions of parser states, which may look ahead.
 
-    def __init__(self, program: Program, position: Position, front: bool) -> None:
+    `front` is where in the packet-out header the state goes on reading, None in states that read the packet.
+    """
+
+    def __init__(self, program: Program, position: Position, front: int | None) -> None:
         super().__init__(program, position)
-        self._front = front
+        self.front = front
         self.prelude: list[str] = []
         self._count = 0
 
     def lookahead(self, offset: int, width: int) -> Expr:
         """Emit the load before the statement, and return the value."""
-        if self._front:
+        if self.front is not None:
             refuse(self.position, "lookahead in the part of the parser that reads the packet-out header")
         first, last = offset // 8, (offset + width + 7) // 8
         size = last - first
@@ -112,12 +117,32 @@ def _next_states(program: Program, state: State, cpu_port: int, is_cpu: bool) ->
     return list(dict.fromkeys(found))
 
 
+def front_offsets(program: Program, cpu_port: int) -> dict[str, int]:
+    """Return the states that read a packet-out's header, and where in it each begins; one too long is refused."""
+    offsets: dict[str, int] = {}
+    end = 0
+    for name in front_states(program, cpu_port):
+        offsets[name] = end
+        end += sum(header.size for header in _extracted(program, program.states[name]))
+    if end > FRONT_BYTES:
+        position = program.states[next(iter(offsets))].position
+        refuse(position, f"a packet-out header of {end} bytes is not supported (at most {FRONT_BYTES})")
+    return offsets
+
+
 def front_headers(program: Program, cpu_port: int) -> list[Header]:
     """Return the headers that a packet-out has in front of its Ethernet frame."""
     return [
-        program.header(op["parameters"][0]["value"], program.states[name].position)
+        header
         for name in front_states(program, cpu_port)
-        for op in program.states[name].ops
+        for header in _extracted(program, program.states[name])
+    ]
+
+
+def _extracted(program: Program, state: State) -> list[Header]:
+    return [
+        program.header(op["parameters"][0]["value"], state.position)
+        for op in state.ops
         if op["op"] == "extract"
     ]
 
@@ -131,8 +156,8 @@ def parser_states(program: Program) -> str:
 def parser_source(program: Program, cpu_port: int) -> str:
     """Return the C functions of the parser."""
     order = _topological(program)
-    front = set(front_states(program, cpu_port))
-    parts = [_state_function(program, program.states[name], name in front) for name in order]
+    front = front_offsets(program, cpu_port)
+    parts = [_state_function(program, program.states[name], front.get(name)) for name in order]
     return "\n\n".join([*parts, _driver(program, order)])
 
 
@@ -177,11 +202,11 @@ def _driver(program: Program, order: Iterable[str]) -> str:
     return "\n".join([*lines, "}"])
 
 
-def _state_function(program: Program, state: State, front: bool) -> str:
+def _state_function(program: Program, state: State, front: int | None) -> str:
     translator = ParserTranslator(program, state.position, front)
     body: list[str] = []
     for op in state.ops:
-        lines = _operation(program, translator, op, front)
+        lines = _operation(program, translator, op)
         body += [*_take(translator), *lines]
     body += _transitions(program, state, translator)
     head = f"/* parser state {state.name}, {state.position} */"
@@ -197,11 +222,11 @@ def _take(translator: ParserTranslator) -> list[str]:
     return lines
 
 
-def _operation(program: Program, translator: ParserTranslator, op: Json, front: bool) -> list[str]:
+def _operation(program: Program, translator: ParserTranslator, op: Json) -> list[str]:
     kind, parameters = op["op"], op["parameters"]
     primitives = Primitives(program, translator)
     if kind == "extract":
-        return _extract(program, translator, parameters[0], front)
+        return _extract(program, translator, parameters[0])
     if kind == "set":
         return primitives.assign_to(parameters[0], parameters[1])
     if kind == "primitive":
@@ -213,13 +238,13 @@ def _operation(program: Program, translator: ParserTranslator, op: Json, front: 
         return [f"if (!({condition})) {{", f"\tp->error = {error};", "\treturn STATE_DONE;", "}"]
     if kind == "advance":
         amount = translator.value(parameters[0])
-        if front:
+        if translator.front is not None:
             refuse(translator.position, "advance over a packet-out's header is not supported")
         return [f"if (!advance(p, {amount.operand}))", "\treturn too_short(p);"]
     raise rejection(translator.position, f"parser operation {kind} is not supported")
 
 
-def _extract(program: Program, translator: Translator, target: Json, front: bool) -> list[str]:
+def _extract(program: Program, translator: ParserTranslator, target: Json) -> list[str]:
     if target["type"] != "regular":
         refuse(translator.position, f"extract into a {target['type']} is not supported")
     header = program.header(target["value"], translator.position)
@@ -227,11 +252,16 @@ def _extract(program: Program, translator: Translator, target: Json, front: bool
     raw = f"p->raw.{name}"
     if header.size == 0:
         return [f"p->valid |= {valid_bit(header)};"]
-    load = "extract_front" if front else "extract"
-    lines = [f"if (!{load}(skb, p, {raw}, {header.size}))", "\treturn too_short(p);"]
+    if translator.front is None:
+        load = f"extract(skb, p, {raw}, {header.size})"
+    else:
+        load = f"extract_front(p, {translator.front}, {raw}, {header.size})"
+    lines = [f"if (!{load})", "\treturn too_short(p);"]
     lines += unpack(header, f"p->{name}", raw)
     lines.append(f"p->valid |= {valid_bit(header)};")
-    if not front:
+    if translator.front is not None:
+        translator.front += header.size
+    else:
         lines.append(f"p->where.extracted |= {valid_bit(header)};")
         lines.append(f"p->where.at[{header.index}] = p->offset - {header.size};")
     return lines

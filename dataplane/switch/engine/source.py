@@ -13,11 +13,11 @@ from dataplane.switch.engine.deparser import deparser_source, emitted, reshapes
 from dataplane.switch.engine.expressions import valid_bit
 from dataplane.switch.engine.holdable import LONGEST, QUEUES, Holdable, find_holdable
 from dataplane.switch.engine.names import Names, global_identifier, identifier
-from dataplane.switch.engine.parser import parser_source, parser_states
+from dataplane.switch.engine.parser import FRONT_BYTES, parser_source, parser_states
+from dataplane.switch.engine.reader import parse_program
 from dataplane.switch.engine.wire import struct, struct_name
+from dataplane.switch.pipeline import PipelineRejected
 
-FRONT_BYTES = 120
-"""The longest packet-out header."""
 PACKET_OUT_MARK = 0x70346F75
 """skb->mark of a frame that this process sends as packet-out."""
 
@@ -188,14 +188,12 @@ class Source:
                 "\tu64 changed;",
                 "\tu32 offset;  /* of what is not parsed yet */",
                 "\tu32 length;",
-                "\tu32 front_offset;",
                 "\tu32 front_length;",
                 "\tu32 error;",
                 "\tu32 checksums;  /* one bit for each that is to be updated */",
                 "\tu32 exited;",
                 "\tu32 gap;  /* bytes were skipped */",
                 "\tu32 tag_bytes;  /* VLAN tags that the kernel had taken out */",
-                "\tu32 zero;",
                 "\tstruct whereabouts where;",
                 *(member(header) for header in self.program.headers.values()),
                 "\tstruct wire raw;  /* as they came in */",
@@ -279,6 +277,18 @@ class Source:
         lines = ['SEC("tc")', "int p4ferry(struct __sk_buff *skb)", "{"]
         lines += [line if line.startswith("#") or not line else f"\t{line}" for line in body]
         return "\n".join([*lines, "}", "", 'char LICENSE[] SEC("license") = "Apache-2.0";'])
+
+
+def generate(bmv2_json: bytes, options: Options) -> Source:
+    """Return the generated program of a BMv2 JSON; raises PipelineRejected."""
+    source = Source(parse_program(bmv2_json), options)
+    try:
+        source.text  # noqa: B018 (generated now, so that what is wrong shows here)
+    except (KeyError, IndexError, TypeError, AttributeError) as ex:
+        raise PipelineRejected(
+            f"the BMv2 JSON is malformed: {ex!r} is missing or of the wrong type"
+        ) from ex
+    return source
 
 
 def _crc_table(name: str, type_: str, polynomial: int) -> str:

@@ -1,8 +1,15 @@
-"""Fixtures of the engine's tests."""
+"""Fixtures of the engine's tests.
+
+With P4FERRY_COLLECT_PROGRAMS=DIR every BMv2 JSON that the tests load is also written to that folder, for
+`python -m dataplane.switch.engine.check`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import queue
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +21,7 @@ from dataplane.switch.pipeline import ActionCall, Engine, Match, Operation, Pipe
 from tests.dataplane.engine.network import Cable, own_namespace
 
 DEVICE = 4077
+COLLECT = os.environ.get("P4FERRY_COLLECT_PROGRAMS")
 
 # Checked by mypy: these are the seam's Protocols.
 _ENGINE: Callable[[EbpfEngine], Engine] = lambda engine: engine  # noqa: E731
@@ -43,6 +51,34 @@ class Lab:
         assert kind == "packet_in"
         assert isinstance(frame, bytes)
         return frame
+
+
+def collect(program: bytes) -> None:
+    """Write a program of the running test to the folder that the environment names, if it names one."""
+    if not COLLECT:
+        return
+    folder = Path(COLLECT)
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(program).hexdigest()[:8]
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").split("::")[-1].removesuffix(" (call)")
+    name = re.sub(r"\W+", "_", test.removesuffix(" (setup)")).strip("_")
+    if not list(folder.glob(f"*-{digest}.json")):
+        (folder / f"{name}-{digest}.json").write_bytes(program)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def collected() -> Iterator[None]:
+    """Collect what any engine loads."""
+    load = EbpfEngine.load
+
+    def collecting(engine: EbpfEngine, bmv2_json: bytes) -> EbpfPipeline:
+        collect(bmv2_json)
+        return load(engine, bmv2_json)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if COLLECT:
+            patch.setattr(EbpfEngine, "load", collecting)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from dataplane.switch.engine.verifier import summary
 from dataplane.switch.pipeline import Exact, PipelineError, PipelineRejected
 from tests.dataplane.engine import build
 from tests.dataplane.engine.build import Builder, assign, header_primitive, primitive, valid
-from tests.dataplane.engine.conftest import DEVICE, Lab, insert
+from tests.dataplane.engine.conftest import DEVICE, Lab, collect, insert
 from tests.dataplane.engine.network import Cable, own_namespace, wait_for
 from tests.dataplane.engine.test_packets import A, B, ip, tcp
 
@@ -351,6 +351,7 @@ def _hash_with(algorithm: str) -> dict[str, Any]:
 
 
 def generate(program: bytes) -> str:
+    collect(program)
     return Source(parse_program(program), Options()).text
 
 

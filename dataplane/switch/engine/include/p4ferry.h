@@ -1,22 +1,11 @@
-/* What every generated program starts with: types, map kinds, and pure helpers.
+/* What every generated program starts with: map kinds, and pure helpers.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef P4FERRY_H
 #define P4FERRY_H
 
-#include <linux/bpf.h>
-#include <linux/pkt_cls.h>
-#include <stdbool.h>
-#include <stddef.h>
-
-#include <bpf/bpf_helpers.h>
-
-typedef __u8 u8;
-typedef __u16 u16;
-typedef __u32 u32;
-typedef __u64 u64;
-typedef __s32 s32;
-typedef __s64 s64;
+#include "bounds.h"
+#include "types.h"
 
 /* ---- maps */
 
@@ -212,7 +201,7 @@ static __always_inline struct hash crc32_start(void)
 
 static __always_inline void crc32_add(struct hash *hash, u8 byte)
 {
-	hash->value = (hash->value >> 8) ^ crc32_table[(hash->value ^ byte) & 0xff];
+	hash->value = (hash->value >> 8) ^ crc32_table[masked(hash->value ^ byte, 0xff)];
 }
 
 static __always_inline u64 crc32_result(const struct hash *hash)
@@ -229,7 +218,7 @@ static __always_inline struct hash crc16_start(void)
 
 static __always_inline void crc16_add(struct hash *hash, u8 byte)
 {
-	hash->value = (hash->value >> 8) ^ crc16_table[(hash->value ^ byte) & 0xff];
+	hash->value = (hash->value >> 8) ^ crc16_table[masked(hash->value ^ byte, 0xff)];
 }
 
 static __always_inline u64 crc16_result(const struct hash *hash)

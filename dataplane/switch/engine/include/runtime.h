@@ -89,7 +89,7 @@ static __always_inline void lost(u32 kind)
 	u64 *cell = bpf_map_lookup_elem(&p4_lost, &kind);
 
 	if (cell)
-		__sync_fetch_and_add(cell, 1);
+		add_to(cell, 1);
 }
 
 /* ---- pipeline */
@@ -100,8 +100,8 @@ static __always_inline void count(struct packet *p, struct counter *counter)
 {
 	if (!counter)
 		return;
-	__sync_fetch_and_add(&counter->packets, 1);
-	__sync_fetch_and_add(&counter->bytes, p->length + p->front_length);
+	add_to(&counter->packets, 1);
+	add_to(&counter->bytes, p->length + p->front_length);
 }
 
 static __always_inline enum parser_state too_short(struct packet *p)
@@ -135,22 +135,12 @@ static __always_inline bool advance(struct packet *p, u64 bits)
 	return true;
 }
 
-/* Copy the next part of the packet-out header. */
-static __always_inline bool extract_front(struct __sk_buff *skb, struct packet *p, u8 *to, u32 size)
+/* Copy a part of the packet-out header. */
+static __always_inline bool extract_front(struct packet *p, u32 at, u8 *to, u32 size)
 {
-	u32 at = p->front_offset;
-
-	if (at + size > p->front_length || at + size > P4_FRONT_BYTES)
+	if (at + size > p->front_length)
 		return false;
-#pragma clang loop unroll(full)
-	for (u32 i = 0; i < size; i++) {
-		u32 from = at + i;
-
-		if (from >= P4_FRONT_BYTES)
-			return false;
-		to[i] = p->front[from];
-	}
-	p->front_offset = at + size;
+	__builtin_memcpy(to, p->front + at, size);
 	return true;
 }
 
@@ -166,20 +156,18 @@ static __always_inline bool extract_front(struct __sk_buff *skb, struct packet *
 		struct wire out; \
 		u8 data[SIZE]; \
 	}; \
-	static __always_inline bool packet_in_##SIZE(struct __sk_buff *skb, struct packet *p, u32 bytes) \
+	static __always_inline bool packet_in_##SIZE(struct __sk_buff *skb, struct packet *p, u64 bytes) \
 	{ \
 		struct packet_in_##SIZE *event = bpf_ringbuf_reserve(&p4_events, sizeof(*event), 0); \
 		if (!event) \
 			return false; \
 		event->kind = EVENT_PACKET_IN; \
 		event->length = p->length; \
-		event->gso_size = skb->gso_size; \
+		event->gso_size = context(skb, gso_size); \
 		event->parsed = p->offset; \
 		__builtin_memcpy(&event->where, &p->where, sizeof(event->where)); \
 		__builtin_memcpy(&event->out, &p->out, sizeof(event->out)); \
-		/* the verifier wants to see both bounds right here */ \
-		asm volatile("" : "+r"(bytes)); \
-		if (bytes < 1 || bytes > SIZE || bpf_skb_load_bytes(skb, 0, event->data, bytes)) { \
+		if (!is_size(&bytes, SIZE) || bpf_skb_load_bytes(skb, 0, event->data, bytes)) { \
 			bpf_ringbuf_discard(event, 0); \
 			return false; \
 		} \
@@ -195,7 +183,7 @@ PACKET_IN(200704)
 
 static __always_inline int packet_in(struct __sk_buff *skb, struct packet *p)
 {
-	u32 bytes = skb->len;
+	u64 bytes = context(skb, len);
 	bool sent;
 
 	if (bytes <= 256)
@@ -217,19 +205,21 @@ static __always_inline int packet_in(struct __sk_buff *skb, struct packet *p)
 
 #ifdef P4_HOLD_HEADER
 /* A GSO packet may leave the queue in pieces. */
-static __always_inline u64 segments(const struct __sk_buff *skb)
+static __always_inline u64 segments(struct __sk_buff *skb)
 {
-	return skb->gso_segs > 1 ? skb->gso_segs : 1;
+	u32 segments = context(skb, gso_segs);
+
+	return segments > 1 ? segments : 1;
 }
 
 static __always_inline bool hold(struct __sk_buff *skb, struct packet *p, int *verdict)
 {
+	u32 *number, mark, length = context(skb, len);
 	struct held_key key = {};
 	struct hold_queue *queue;
-	u32 *number, mark;
 
 	if (p->where.emitted != (p->where.extracted | P4_HOLD_HEADER) || p->changed || p->gap ||
-	    skb->len > P4_HOLD_BYTES)
+	    length > P4_HOLD_BYTES)
 		return false;
 	__builtin_memcpy(&key, p->out.P4_HOLD_NAME, sizeof(p->out.P4_HOLD_NAME));
 	((u8 *)&key)[P4_HOLD_IN_PORT] = 0;
@@ -249,16 +239,16 @@ static __always_inline bool hold(struct __sk_buff *skb, struct packet *p, int *v
 		p->resume = 0;
 		return true;
 	}
-	if (queue->waiting + skb->len > queue->budget) {
-		__sync_fetch_and_add(&queue->dropped, 1);
+	if (queue->waiting + length > queue->budget) {
+		add_to(&queue->dropped, 1);
 		return true;
 	}
 	if (queue->holding) {
-		__sync_fetch_and_add(&queue->packets, 1);
-		__sync_fetch_and_add(&queue->bytes, skb->len);
+		add_to(&queue->packets, 1);
+		add_to(&queue->bytes, length);
 	}
-	__sync_fetch_and_add(&queue->in_flight, segments(skb));
-	__sync_fetch_and_add(&queue->waiting, skb->len);
+	add_to(&queue->in_flight, segments(skb));
+	add_to(&queue->waiting, length);
 	queue->cpu = bpf_get_smp_processor_id();
 	skb->mark = mark;
 	*verdict = bpf_redirect(queue->ifindex, 0);
@@ -284,13 +274,13 @@ static __always_inline struct hold_queue *queue_of(u32 mark)
 
 static __always_inline bool leave_queue(struct __sk_buff *skb, struct packet *p)
 {
-	u32 mark = skb->mark;
+	u32 mark = context(skb, mark);
 	struct hold_queue *queue = queue_of(mark);
 
 	if (!queue)
 		return false;
-	__sync_fetch_and_add(&queue->waiting, -(u64)skb->len);
-	__sync_fetch_and_add(&queue->in_flight, -segments(skb));
+	add_to(&queue->waiting, -(u64)context(skb, len));
+	add_to(&queue->in_flight, -segments(skb));
 	if ((s64)queue->in_flight <= 0 || (s64)queue->waiting < 0)
 		queue->waiting = 0; /* the pieces of a GSO packet have more headers */
 	skb->mark = 0;
@@ -324,20 +314,17 @@ static __always_inline bool resize(struct __sk_buff *skb, struct packet *p, u32 
 	if (new >= 14 + p->tag_bytes && bpf_skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) == 0)
 		return true;
 #ifdef P4_MOVES_PAYLOAD
-	u32 rest = skb->len - old;
+	u32 length = context(skb, len);
+	u64 rest = length - old;
 	struct moved *moved = bpf_map_lookup_elem(&p4_moved, &(u32){ 0 });
 
-	if (!moved || skb->gso_size || old > skb->len)
+	if (!moved || context(skb, gso_size) || old > length)
 		return false;
-	asm volatile("" : "+r"(rest));
-	if (rest < 1)
+	if (old == length)
 		return bpf_skb_change_tail(skb, new, 0) == 0;
-	if (rest > sizeof(moved->bytes) || bpf_skb_load_bytes(skb, old, moved->bytes, rest))
+	if (!is_size(&rest, sizeof(moved->bytes)) || bpf_skb_load_bytes(skb, old, moved->bytes, rest))
 		return false;
-	if (bpf_skb_change_tail(skb, new + rest, 0))
-		return false;
-	asm volatile("" : "+r"(rest));
-	if (rest < 1 || rest > sizeof(moved->bytes))
+	if (bpf_skb_change_tail(skb, new + rest, 0) || !is_size(&rest, sizeof(moved->bytes)))
 		return false;
 	return bpf_skb_store_bytes(skb, new, moved->bytes, rest, 0) == 0;
 #else
@@ -359,20 +346,19 @@ static __always_inline int send_to(struct __sk_buff *skb, u32 port)
 static __always_inline bool restore_tags(struct __sk_buff *skb, struct packet *p)
 {
 	u32 tags[2] = {};
-	u32 count = 0;
+	u32 count;
 	u8 addresses[12];
 
 #pragma clang loop unroll(full)
 	for (u32 i = 0; i < 2; i++) {
-		if (!skb->vlan_present)
+		if (i && !context(skb, vlan_present))
 			break;
-		tags[i] = to_network32((u32)to_network16(skb->vlan_proto) << 16 | (skb->vlan_tci & 0xffff));
+		tags[i] = to_network32((u32)to_network16(context(skb, vlan_proto)) << 16 |
+				       (context(skb, vlan_tci) & 0xffff));
 		if (bpf_skb_vlan_pop(skb))
 			return false;
 		count = i + 1;
 	}
-	if (count == 0)
-		return true;
 	p->tag_bytes = 4 * count;
 	if (bpf_skb_load_bytes(skb, 0, addresses, sizeof(addresses)) || bpf_skb_change_head(skb, 4 * count, 0))
 		return false;
@@ -384,7 +370,7 @@ static __always_inline bool restore_tags(struct __sk_buff *skb, struct packet *p
 /* Fill in where a packet comes from; false if it is none of ours. */
 static __always_inline bool arrive(struct __sk_buff *skb, struct packet *p)
 {
-	u32 ifindex = skb->ifindex;
+	u32 ifindex = context(skb, ifindex);
 	u32 *port;
 
 #ifdef P4_HOLD_HEADER
@@ -393,26 +379,26 @@ static __always_inline bool arrive(struct __sk_buff *skb, struct packet *p)
 		struct hold_queue *queue = queue_of(mark);
 
 		p->resume = 0;
-		p->length = skb->len;
+		p->length = context(skb, len);
 		return queue && come_back(p, queue, mark);
 	}
 #endif
 	port = bpf_map_lookup_elem(&p4_port_of, &ifindex);
 	if (!port)
 		return false;
-	if (skb->vlan_present && !restore_tags(skb, p))
+	if (context(skb, vlan_present) && !restore_tags(skb, p))
 		return false;
 	p->standard_metadata.ingress_port = *port & 511;
-	p->length = skb->len;
+	p->length = context(skb, len);
 	if (*port == CPU_PORT) {
 		struct packet_out *out = bpf_map_lookup_elem(&p4_packet_out, &(u32){ 0 });
 
 #ifdef P4_HOLD_HEADER
-		if ((skb->mark & 0xff000000) == HOLD_MARK)
+		if ((context(skb, mark) & 0xff000000) == HOLD_MARK)
 			return leave_queue(skb, p);
 #endif
 		/* What the host's own stack sends there is not for us. */
-		if (!out || skb->mark != PACKET_OUT_MARK)
+		if (!out || context(skb, mark) != PACKET_OUT_MARK)
 			return false;
 		skb->mark = 0;
 		p->front_length = out->front_length;
