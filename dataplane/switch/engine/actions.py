@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from dataplane.switch.engine.bmv2 import Action, Json, Position, Program, hexstr, refuse
-from dataplane.switch.engine.expressions import Kind, Translator, valid_bit
+from dataplane.switch.engine.expressions import Kind, Translator, branches, valid_bit
 from dataplane.switch.engine.hashing import feed
 from dataplane.switch.engine.names import container, declare, global_identifier, identifier, is_wide
 
@@ -57,7 +57,7 @@ class Primitives:
                 self.t.position, f"{header_name}.{name} has more than 64 bits, which is not supported here"
             )
         mask = "" if field.width == 64 else f" & {(1 << field.width) - 1:#x}ULL"
-        return [f"p->{identifier(header.name)}.{identifier(name)} = ({code}){mask};"]
+        return [f"p->{identifier(header.name)}.{identifier(name)} = ({code}){mask};", "settle();"]
 
     def assign(self, parameters: list[Json]) -> list[str]:
         return self.assign_to(parameters[0], parameters[1])
@@ -83,6 +83,7 @@ class Primitives:
             "} else {",
             f"\tp->valid &= ~{valid_bit(target)};",
             "}",
+            "settle();",
         ]
 
     def mark_to_drop(self, parameters: list[Json]) -> list[str]:
@@ -142,6 +143,8 @@ class Primitives:
                 )
             else:
                 lines.append(f"\tevent->value{index} = {expr.code};")
+            if branches(element):
+                lines.append("\tsettle();")
         return [*lines, "\tbpf_ringbuf_submit(event, 0);", "} else {", "\tlost(LOST_DIGEST);", "}"]
 
     def log_msg(self, parameters: list[Json]) -> list[str]:
@@ -223,6 +226,8 @@ def action_function(program: Program, action: Action, name: str) -> str:
         body.append(f"at_{len(action.primitives)}:;")
     head = f"/* action {action.name}, {action.position} */"
     signature = f"static __always_inline void {name}(struct __sk_buff *skb, struct packet *p{data})"
+    if body:
+        body.append("settle();")
     return "\n".join([head, signature, "{", *(f"\t{line}" for line in body), "}"])
 
 

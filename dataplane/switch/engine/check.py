@@ -70,7 +70,9 @@ def find(paths: Sequence[Path]) -> Iterator[Path]:
             raise UsageError(f"{path}: there is no such file or folder")
         if not path.is_dir():
             if path.suffix not in (*_SOURCES, *_COMPILED):
-                raise UsageError(f"{path}: is no P4 source, BMv2 JSON, C source or object (.p4, .json, .c, .o)")
+                raise UsageError(
+                    f"{path}: is no P4 source, BMv2 JSON, C source or object (.p4, .json, .c, .o)"
+                )
             yield path
             continue
         inside = sorted(child for child in path.iterdir() if child.is_file())
@@ -170,8 +172,12 @@ def line(result: Result) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the programs of a command line; the status is 1 if the verifier rejects one."""
-    parser = argparse.ArgumentParser(prog="dataplane.switch.engine.check", description="Load programs, attach nothing.")
-    parser.add_argument("programs", nargs="+", type=Path, metavar="PROGRAM", help=".p4, .json, .c, .o, or a folder")
+    parser = argparse.ArgumentParser(
+        prog="dataplane.switch.engine.check", description="Load programs, attach nothing."
+    )
+    parser.add_argument(
+        "programs", nargs="+", type=Path, metavar="PROGRAM", help=".p4, .json, .c, .o, or a folder"
+    )
     parser.add_argument("--objects", type=Path, metavar="DIR", help="only compile, into this folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     parser.add_argument("--clang", default="clang", help="the compiler (%(default)s)")
@@ -183,7 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as ex:
         return _complain(str(ex), 2)
     except PermissionError as ex:
-        return _complain(f"{ex.filename}: {ex.strerror}" if ex.filename else "loading a program needs root", 1)
+        return _complain(
+            f"{ex.filename}: {ex.strerror}" if ex.filename else "loading a program needs root", 1
+        )
     except OSError as ex:
         return _complain(f"{ex.filename}: {ex.strerror}", 1)
     except PipelineError as ex:

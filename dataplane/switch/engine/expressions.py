@@ -10,7 +10,7 @@ order: they can be copied and compared, not computed with.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -157,7 +157,8 @@ class Translator:
         if is_wide(field.width):
             source = self.wide(node, field.width)
             return [f"__builtin_memcpy({target}, {source}, {container(field.width)});"]
-        return [f"{target} = {truncate(self.value(node), field.width)};"]
+        statement = f"{target} = {truncate(self.value(node), field.width)};"
+        return [statement, "settle();"] if branches(node) else [statement]
 
     def wide(self, node: Json, width: int) -> str:
         """Translate an operand of exactly `width` bits, more than 64."""
@@ -298,6 +299,19 @@ class Translator:
         kind = one.kind if one.kind is other.kind else Kind.SIGNED
         code = f"({condition} ? {one.operand} : {other.operand})"
         return Expr(code, kind, max(one.width, other.width))
+
+
+_STRAIGHT = frozenset(("+", "-", "*", "/", "%", "&", "|", "^", "~", "two_comp_mod"))
+
+
+def branches(node: object) -> bool:
+    """Tell whether the code of an expression has more than one way through it."""
+    if isinstance(node, Mapping):
+        shifts = node.get("op") in ("<<", ">>") and node["right"]["type"] == "hexstr"
+        if "op" in node and node["op"] not in _STRAIGHT and not shifts:
+            return True
+        return any(branches(value) for value in node.values())
+    return False
 
 
 def _kinds(*exprs: Expr) -> set[Kind]:

@@ -22,7 +22,7 @@ INGRESS, EGRESS = 1, 2
 _REPLACE = 1
 _LOG_FAILING_PATH, _LOG_STATISTICS = 1, 4
 _LOG_BYTES = (1 << 22, 1 << 27)
-"""Kernels before 6.4 keep the beginning of a log that is longer than its buffer, and say ENOSPC: try the second then."""
+"""Kernels before 6.4 keep the beginning of a log longer than its buffer, and say ENOSPC: then the second is tried."""
 
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
 _OBJ_GET_INFO_BY_FD, _PROG_GET_FD_BY_ID, _MAP_UPDATE_BATCH = 15, 13, 26

@@ -285,9 +285,7 @@ def generate(bmv2_json: bytes, options: Options) -> Source:
     try:
         source.text  # noqa: B018 (generated now, so that what is wrong shows here)
     except (KeyError, IndexError, TypeError, AttributeError) as ex:
-        raise PipelineRejected(
-            f"the BMv2 JSON is malformed: {ex!r} is missing or of the wrong type"
-        ) from ex
+        raise PipelineRejected(f"the BMv2 JSON is malformed: {ex!r} is missing or of the wrong type") from ex
     return source
 
 

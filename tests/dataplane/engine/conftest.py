@@ -1,6 +1,6 @@
 """Fixtures of the engine's tests.
 
-With P4FERRY_COLLECT_PROGRAMS=DIR every BMv2 JSON that the tests load is also written to that folder, for
+With P4FERRY_COLLECT_PROGRAMS=DIR every program that the tests load is also written to that folder, for
 `python -m dataplane.switch.engine.check`.
 """
 
@@ -53,7 +53,7 @@ class Lab:
         return frame
 
 
-def collect(program: bytes) -> None:
+def collect(program: bytes, suffix: str = ".json") -> None:
     """Write a program of the running test to the folder that the environment names, if it names one."""
     if not COLLECT:
         return
@@ -62,8 +62,8 @@ def collect(program: bytes) -> None:
     digest = hashlib.sha256(program).hexdigest()[:8]
     test = os.environ.get("PYTEST_CURRENT_TEST", "").split("::")[-1].removesuffix(" (call)")
     name = re.sub(r"\W+", "_", test.removesuffix(" (setup)")).strip("_")
-    if not list(folder.glob(f"*-{digest}.json")):
-        (folder / f"{name}-{digest}.json").write_bytes(program)
+    if not list(folder.glob(f"*-{digest}{suffix}")):
+        (folder / f"{name}-{digest}{suffix}").write_bytes(program)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,8 @@
  *  - What memory access or helper depends on is an u64: older verifiers lose a bound of 32 bits that is spilled (5.15).
  *  - It is bounded by one unsigned comparison with a constant, or by a mask, between two `hide`s: clang can neither
  *    know the outcome in advance, nor compute anything from the value before it.
+ *  - The result of a branch goes to memory at once (`settle`): while clang keeps it in a register or on the stack,
+ *    verifiers before 6.2 go through everything after it once for either way, and so for every combination of many.
  *  - No lower bound is learnt from a comparison with zero (before 6.8), nothing at all about the result of an XOR or
  *    OR of an unknown value (before 6.10), and nothing about a copy from the test of the original.
  *
@@ -48,8 +50,11 @@ static __always_inline bool is_size(u64 *size, u64 most)
 	return true;
 }
 
-/* A field of the context, by an instruction of its own: clang may otherwise compute the field's address first ("dereference of
- * modified ctx ptr"). All that we read have 32 bits. */
+/* Everything is in memory from here on, and what comes reads it from there. */
+#define settle() asm volatile("" ::: "memory")
+
+/* A field of the context, by an instruction of its own: clang may otherwise compute the field's address first
+ * ("dereference of modified ctx ptr"). All that we read have 32 bits. */
 #define context(skb, FIELD) \
 	({ \
 		u64 context_; \
