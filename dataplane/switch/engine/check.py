@@ -205,8 +205,14 @@ def _complain(message: str, status: int) -> int:
 
 def _compile_all(paths: Sequence[Path], folder: Path, clang: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
+    names: set[str] = set()
     for path in find(paths):
         program = compiled(path, clang)
+        if program.name in names:
+            raise UsageError(
+                f"{path}: another program is called {program.name}, too; compile it to another folder"
+            )
+        names.add(program.name)
         keep(program, folder)
         print(f"{'refused' if program.refused else 'compiled':8}  {program.name} {program.refused}".rstrip())
     return 0

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from dataplane.switch.engine.verifier import SOURCE_NAME
 from dataplane.switch.pipeline import PipelineRejected
 from dataplane.switch.slowness import scaled
 
@@ -24,7 +25,7 @@ FLAGS = (
     "-g",
     "-target",
     "bpf",
-    "-mcpu=v3",
+    "-mcpu=v3",  # 5.15 takes it; v4 is for 6.6 and later, and what a compiler takes by itself differs
     "-fno-strict-aliasing",
     "-Wall",
     "-Werror",
@@ -78,7 +79,7 @@ class Compiler:
 
     def _run(self, clang: str, source: str, key: str) -> bytes:
         with tempfile.TemporaryDirectory(prefix="p4ferry-") as name:
-            c_file, o_file = Path(name) / "pipeline.c", Path(name) / "pipeline.o"
+            c_file, o_file = Path(name) / SOURCE_NAME, Path(name) / "pipeline.o"
             c_file.write_text(source)
             command = [clang, *FLAGS, *_multiarch(), f"-I{INCLUDE}", "-c", str(c_file), "-o", str(o_file)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)

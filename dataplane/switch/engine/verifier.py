@@ -14,9 +14,12 @@ from pathlib import Path
 _POSITION = re.compile(r"/\* (.+:\d+(?::\d+)?)\s*\*/|/\* \w[\w ]* [\w.$]+, (.+?) \*/")
 _NOISE = re.compile(
     r"^(processed \d+ insns|verification time|stack depth|mark_precise|from \d+ to|last_idx \d|regs=|parent |"
-    r"propagating |(\d+: )?R\d+(_rw?|_w)?=|-- END|func#\d|Validating |Live regs|peak_states|\s*$)"
+    r"propagating |(\d+:)? ?R\d+(_rw?|_w)?=|-- END|func#\d|Validating |Live regs|peak_states|\s*$)"
 )
+_QUOTE = re.compile(r"^; *(?P<text>\S.*?)(?: @ (?P<file>\S+):(?P<line>\d+))?$")
 _LINES = 4
+SOURCE_NAME = "pipeline.c"
+"""What the compiler is told that a generated program is called."""
 _INCLUDE = Path(__file__).parent / "include"
 
 
@@ -35,25 +38,31 @@ def _position(lines: list[str], source: str) -> str | None:
     """
     ours = ""
     for line in reversed(lines):
-        if not line.startswith(";"):
+        quote = _QUOTE.match(line)
+        if quote is None:
             continue
-        quoted = re.sub(r"\s*@ .*$", "", line.removeprefix(";")).strip()
-        if not quoted:
-            continue
-        position = _beside(quoted, source)
+        position = _beside(quote["text"], source) if quote["file"] in (None, SOURCE_NAME) else None
+        if quote["file"] == SOURCE_NAME:
+            position = _above("\n".join(source.split("\n")[: int(quote["line"])])) or position
         if position:
             return f"{position}, then {ours}" if ours else position
-        ours = ours or _header_of(quoted)
+        ours = ours or _header_of(quote["text"])
     return ours or None
 
 
 def _beside(quoted: str, source: str) -> str | None:
+    """Return the position on a C line, else the last one above the first line that reads so."""
     own = _POSITION.search(quoted)
     if own:
         return own[1] or own[2]
     at = source.find(quoted)
-    above = list(_POSITION.finditer(source, 0, at)) if at >= 0 else []
-    return (above[-1][1] or above[-1][2]) if above else None
+    return _above(source[:at]) if at >= 0 else None
+
+
+def _above(source: str) -> str | None:
+    """Return the last position in a text."""
+    found = list(_POSITION.finditer(source))
+    return (found[-1][1] or found[-1][2]) if found else None
 
 
 @cache

@@ -424,6 +424,74 @@ def test_verifier_failure_names_the_p4_line(cache: Path) -> None:
     assert "processed" not in text
 
 
+GENERATED = """
+/* action Ingress.hash, test.p4:8:4 */
+static __always_inline void Ingress_hash(struct __sk_buff *skb, struct packet *p)
+{
+	crc32_add(&state, bytes >> 8);
+}
+/* test.p4:30:8 */
+SEC("tc")
+int p4ferry(struct __sk_buff *skb)
+{
+	return to_controller(skb, p);
+	return to_controller(skb, p);  /* test.p4:99:1 */
+}
+"""
+
+LOGS = {
+    # Linux 6.1: the place is in our own code; what is quoted has no file and line.
+    "6.1": (
+        """\
+; return to_controller(skb, p);
+880: (79) r1 = *(u64 *)(r7 +360)      ; R1_w=scalar() R7=map_value(off=0,ks=4,vs=552,imm=0) refs=32
+; PACKET_IN(256)
+958: (bc) w4 = w8                     ; R4_w=scalar(umax=256,var_off=(0x0; 0x1ff)) refs=32
+959: (85) call bpf_skb_load_bytes#26
+invalid access to memory, mem_size=376 off=120 size=0
+R3 min value is outside of the allowed memory range
+processed 675 insns (limit 1000000) max_states_per_insn 0 total_states 36 peak_states 36 mark_read 13
+""",
+        "959: (85) call bpf_skb_load_bytes#26; invalid access to memory, mem_size=376 off=120 size=0; R3 min value is "
+        "outside of the allowed memory range (P4: test.p4:30:8, then runtime.h)",
+    ),
+    # Linux 6.12: with file and line, the same line twice.
+    "6.12": (
+        """\
+; return to_controller(skb, p); @ pipeline.c:12
+880: (79) r1 = *(u64 *)(r7 +360)      ; R1_w=scalar()
+; PACKET_IN(256) @ runtime.h:201
+959: (85) call bpf_skb_load_bytes#26
+R3 min value is outside of the allowed memory range
+""",
+        "R3 min value is outside of the allowed memory range (P4: test.p4:99:1, then runtime.h)",
+    ),
+    # Linux 5.15: register states and the search for exact values on lines of their own.
+    "5.15": (
+        """\
+; crc32_add(&state, bytes >> 8);
+429: (67) r1 <<= 2
+430: (18) r2 = 0xffff8b9442384110
+432: (0f) r2 += r1
+last_idx 432 first_idx 424
+regs=2 stack=0 before 430: (18) r2 = 0xffff8b9442384110
+parent didn't have regs=2 stack=0 marks
+ R0=inv(id=0) R1_w=inv(id=0) R6=ctx(id=0,off=0,imm=0)
+math between map_value pointer and register with unbounded min value is not allowed
+processed 473 insns (limit 1000000) max_states_per_insn 0 total_states 21 peak_states 21 mark_read 14
+""",
+        "432: (0f) r2 += r1; math between map_value pointer and register with unbounded min value is not allowed "
+        "(P4: action Ingress.hash, test.p4:8:4)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kernel", LOGS)
+def test_logs_of_other_kernels(kernel: str) -> None:
+    log, expected = LOGS[kernel]
+    assert summary(log, GENERATED).endswith(expected)
+
+
 def test_clang_failure_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(PipelineRejected, match="clang does not accept the generated program"):
         Compiler(tmp_path).compile("int broken(")
