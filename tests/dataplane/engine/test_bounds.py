@@ -201,14 +201,17 @@ def test_project_programs_load(compiler: Compiler) -> None:
 
 
 def choices(number: int) -> bytes:
-    """Return a program of one action that assigns that many values, each one of two."""
+    """Return a program of one action that assigns that many values, each one of two or three."""
     b = Builder([(f"r{n}", 32) for n in range(number)])
-    b.header("h", [("a", 32), ("b", 32)])
+    b.header("h", [("a", 32), ("b", 32), ("c", 16), ("d", 8)])
     b.state("start", "h")
-    values = [
-        assign(f"scalars.r{n}", ("?", ("<", "h.a", n * 77), ("+", "h.b", n), f"scalars.r{max(n - 1, 0)}"))
-        for n in range(number)
-    ]
+    kinds = (
+        lambda n: ("?", (">", "h.a", ("+", "h.b", n)), "h.a", n),
+        lambda n: ("b2d", ("or", ("<=", "h.c", n), ("==", "h.d", n))),
+        lambda n: ("usat_cast", ("-", "h.c", 30 * n), 8),
+        lambda n: ("&", ("sat_cast", ("-", ("two_comp_mod", "h.d", 8), n), 8), 0xFF),
+    )
+    values = [assign(f"scalars.r{n}", kinds[n % len(kinds)](n)) for n in range(number)]
     sent = b.digest("results_t", [f"scalars.r{n}" for n in range(number)])
     b.start(b.call(b.action("choose", (), *values, sent, build.drop())))
     return b.json()
