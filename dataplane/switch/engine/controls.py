@@ -181,7 +181,8 @@ class TableWriter:
             f"const struct {self.name}_masks *masks = bpf_map_lookup_elem(&{self.name}_masks, &(u32){{0}});",
             "if (masks) {",
             "\t#pragma clang loop unroll(disable)",
-            f"\tfor (u32 i = 0; i < {MAX_MASKS}; i++) {{",
+            # 64 bits, so that verifiers before 5.16 know the counter even where it is spilled
+            f"\tfor (u64 i = 0; i < {MAX_MASKS}; i++) {{",
             "\t\tif (i >= masks->count || (row && row->priority >= masks->masks[i].priority))",
             "\t\t\tbreak;",
             "\t\tkey->mask_number = masks->masks[i].number;",

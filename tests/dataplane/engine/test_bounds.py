@@ -20,7 +20,7 @@ import pytest
 
 from dataplane.compiler import compile_program
 from dataplane.switch.engine import check, libbpf
-from dataplane.switch.engine.clang import INCLUDE, Compiler
+from dataplane.switch.engine.clang import FLAGS, INCLUDE, Compiler
 from dataplane.switch.engine.libbpf import Object
 from dataplane.switch.engine.names import global_identifier, identifier
 from dataplane.switch.engine.source import Options, generate
@@ -194,10 +194,11 @@ def test_macro_loads_and_computes(compiler: Compiler, name: str) -> None:
 
 
 @pytest.mark.net
-def test_project_programs_load(compiler: Compiler) -> None:
-    for name in ("load_balancer", "forward"):
-        program = json.dumps(compile_program(ROOT / "p4src" / f"{name}.p4").bmv2_json).encode()
-        Object(compiler.compile(generate(program, Options()).text)).close()
+@pytest.mark.parametrize("name", ["load_balancer", "forward"])
+def test_project_programs_compile_without_warnings_and_load(compiler: Compiler, name: str) -> None:
+    program = json.dumps(compile_program(ROOT / "p4src" / f"{name}.p4").bmv2_json).encode()
+    strict = Compiler(compiler.cache, compiler.command, (*FLAGS, "-Werror"))
+    Object(strict.compile(generate(program, Options()).text)).close()
 
 
 def choices(number: int) -> bytes:
