@@ -23,7 +23,7 @@ from mininet.log import info, output
 from mininet.net import Mininet
 from mininet.node import Controller, Host, OVSSwitch, RemoteController, Switch
 
-from topo import running, shaping
+from topo import modules, running, shaping
 from topo.containers.host import ContainerHost, Docker, Podman, link_options
 from topo.errors import BadNetwork, TestbedError
 from topo.node_shell import GuardedHost, GuardedShell
@@ -77,6 +77,7 @@ class Containernet(Mininet):
         """Take Mininet's parameters."""
         if os.geteuid() != 0:
             raise TestbedError("networks need root: call the script with sudo .venv/bin/python")
+        modules.prepare(modules.Use.LINKS, modules.Use.BRIDGE)
         Mininet.inited = True  # Mininet.init would only raise resource limits, which not every root may
         self._is_started = False
         self._is_stopped = False

@@ -30,7 +30,7 @@ from typing import Any
 from mininet.log import setLogLevel
 from mininet.net import Mininet
 
-from topo import running, shaping
+from topo import modules, running, shaping
 from topo.compile import CompiledProgram, Target, compile_p4
 from topo.containers.engine import ENGINES
 from topo.containers.host import CONTAINER_HOSTS, link_options
@@ -330,6 +330,7 @@ class NetworkAPI:
         """Build and start everything, then give the CLI if it is enabled; on failure nothing is left."""
         if self.net is not None:
             raise BadNetwork("the network is running already")
+        modules.prepare(modules.Use.LINKS, *([modules.Use.EBPF] if self.target is Target.EBPF else []))
         self._number_ports()
         if self._strategy == "l3":
             self._assign_l3()

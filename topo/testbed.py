@@ -45,7 +45,7 @@ from migration.steering import Endpoint, IpProtocol
 from migration.tracing import TraceFolder
 from migration.transaction import no_fault
 from migration.transfer.modes import Wish, parse_wish
-from topo import management
+from topo import management, modules
 from topo.compile import Target
 from topo.containers.leftovers import remove_containers
 from topo.description import PodName, Survivors
@@ -171,6 +171,7 @@ class Testbed:
 
     def _start(self, stack: ExitStack) -> None:
         left = self._left
+        modules.prepare(modules.Use.BRIDGE, modules.Use.MIGRATION)
         if left is None:
             clean_up()
         self.plan = plan(self.network)
