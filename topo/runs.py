@@ -24,7 +24,7 @@ from typing import Any
 from pyroute2 import IPRoute, NetlinkError
 
 from migration.transfer.pipelimit import put_back
-from topo import fast_journals, paths
+from topo import fast_journals, paths, run_logs
 from topo.errors import AlreadyRunning, TestbedError
 from topo.processes import ProcessName
 from topo.waiting import wait_until
@@ -108,6 +108,7 @@ class Run:
             # What the process before us had started besides (a measuring client) has nobody else to end it.
             _end_processes(self.name)
         _remove_cgroups(self.name)
+        run_logs.keep(self.folder, self.images)
         shutil.rmtree(self.images, ignore_errors=True)
         _remove_folder(self.folder)
 
@@ -130,6 +131,7 @@ def clean_up(root: Path = paths.RUNS, images: Path = paths.IMAGES) -> list[Left]
         processes = _end_processes(run.name)
         _remove_cgroups(run.name)
         links = tuple(_delete_links(_recorded(run)["links"]))
+        run_logs.keep(run, images / run.name)
         shutil.rmtree(images / run.name, ignore_errors=True)
         _remove_folder(run, ENGINES if silent else "")  # the next cleaning asks silent engines again
         left.append(Left(run.name, processes, links, containers, tuple(silent)))

@@ -19,7 +19,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ from topo.network_api import NetworkAPI
 from topo.places import Places
 from topo.plan import LoadBalancerNetwork, plan
 from topo.processes import ProcessName
+from topo.report_file import write_report
+from topo.run_logs import CHECKPOINTS, KEPT_REPORTS, REPORT, TRACES
 from topo.runs import JOURNALS, Run, clean_up
 from topo.services import parse_service
 from topo.state import KEEPER_SOCKET, RunningApp, RunState
@@ -209,14 +211,13 @@ class Testbed:
         except ControllerError as ex:
             raise TestbedError(str(ex)) from ex
         stack.callback(self.controller.stop)
+        stack.callback(self._write_report)
         self._mover.migrator = self._migrator = Migrator(
             self.controller.steering,
             self._runtime,
-            images=run.images / "images",
+            images=run.images / CHECKPOINTS,
             journals=run.folder / JOURNALS,
-            traces=TraceFolder(self.traces)
-            if self.traces
-            else TraceFolder(run.folder / "traces", KEPT_TRACES),
+            traces=TraceFolder(self.traces) if self.traces else TraceFolder(run.folder / TRACES, KEPT_TRACES),
             no_hold=not self.hold,
             surroundings=Surroundings(self._programs, self._addresses),
             fault=self._fault or no_fault,
@@ -319,6 +320,12 @@ class Testbed:
             )
             state.save(self._run.folder)
 
+    def _write_report(self) -> None:
+        """Leave the last migrations' report among the run's logs."""
+        with suppress(OSError):
+            path, reports = self._run.folder / REPORT, self.migrations()[-KEPT_REPORTS:]
+            write_report(path, Target(self.network.target).value, reports)
+
     def _leave(self, stack: ExitStack) -> None:
         """Let go of a run that could not be taken over, without ending anything of it."""
         stack.pop_all()
@@ -340,7 +347,7 @@ class Testbed:
             ),
             holding=self.hold,
             workers=self.workers,
-            traces=self.traces or run.folder / "traces",
+            traces=self.traces or run.folder / TRACES,
         )
         hosts = {h.name: switched(h, self.hosts[h.name]) for h in self.plan.hosts}
         try:
