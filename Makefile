@@ -71,8 +71,8 @@ lint: setup      ## ruff format, ruff, mypy --strict
 format: setup    ## let ruff rewrite the sources
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
-doctor: setup    ## what works on this machine, what is missing, what to type
-	@$(AS_ROOT) $(PY) topo/lb.py --doctor
+doctor: setup    ## what works on this machine, what to type (ARGS="--json" prints JSON, ARGS="--bundle FILE" for a bug report)
+	@$(AS_ROOT) $(PY) topo/lb.py --doctor $(ARGS)
 
 clean:           ## remove what crashed runs left behind: our hosts, links, programs, checkpoints
 	@[ ! -x $(PY) ] || $(AS_ROOT) $(PY) topo/lb.py --clean

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from controllers.migrations import WORKERS
 from migration.deadline import Timeouts
@@ -24,6 +23,7 @@ from topo.kinds import HostKind
 from topo.left import is_in_the_middle
 from topo.management import DEFAULT_MODE, DEFAULT_TRANSFER, parse_rate
 from topo.plan import LoadBalancerNetwork, Topology
+from topo.report_file import write_report
 from topo.runs import dead_runs
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DEMO_IMAGES = {"echo": ("tcp-echo",), "redis": ("redis", "app"), "pod": ("redis", "app")}
 INTERRUPTED = 130  # as a shell reports SIGINT
+STANDARD_OUTPUT = Path("-")
 
 
 def parser(prog: str = "lb.py") -> argparse.ArgumentParser:
@@ -63,7 +64,15 @@ def parser(prog: str = "lb.py") -> argparse.ArgumentParser:
     add("--bulk", action="store_true", help="the demo's client streams at full speed in both directions")
     add("--no-hold", action="store_true", help="do not hold packets during a migration (for comparison)")
     add("--script", type=Path, metavar="FILE", help="read CLI commands from FILE")
-    add("--json", type=Path, metavar="FILE", help="write the report to FILE")
+    add(
+        "--json",
+        type=Path,
+        nargs="?",
+        const=None,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="write the report to FILE; with --doctor the findings (without FILE: print them)",
+    )
     add("--http-port", type=port, default=5000, metavar="PORT", help="of the HTTP API (default: 5000)")
     add(
         "--step-timeout",
@@ -86,6 +95,12 @@ def parser(prog: str = "lb.py") -> argparse.ArgumentParser:
         help="capture both ends of each migration",
     )
     add("--doctor", action="store_true", help="say what works on this machine, and leave")
+    add(
+        "--bundle",
+        type=Path,
+        metavar="FILE",
+        help="with --doctor: pack all that a bug report needs into FILE",
+    )
     add("--clean", action="store_true", help="remove what crashed runs left behind, and leave")
     return made
 
@@ -117,11 +132,9 @@ def port(text: str) -> int:
 
 def main(arguments: Sequence[str], prog: str = "lb.py") -> int:
     """Do what the command line asks for; returns the exit status."""
-    options = parser(prog).parse_args(arguments)
+    options = _parse(arguments, prog)
     if options.doctor:
-        from topo.doctor import doctor
-
-        return doctor()
+        return _doctor(options, prog)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     try:
@@ -132,6 +145,33 @@ def main(arguments: Sequence[str], prog: str = "lb.py") -> int:
         return 1
     except (KeyboardInterrupt, Terminated):
         print(f"\n{prog}: interrupted; everything that it had started is gone", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    made = parser(prog)
+    options = made.parse_args(arguments)
+    has_json = "json" in options
+    options.json = getattr(options, "json", None)
+    if options.doctor:
+        options.json = options.json or (STANDARD_OUTPUT if has_json else None)
+    elif has_json and options.json is None:
+        made.error("argument --json: expected one argument")
+    if options.bundle and not options.doctor:
+        made.error("argument --bundle: it is an option of --doctor")
+    return options
+
+
+def _doctor(options: argparse.Namespace, prog: str) -> int:
+    from topo.doctor import doctor
+
+    try:
+        return doctor(options.json, options.bundle)
+    except TestbedError as ex:
+        print(f"{prog}: {ex}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{prog}: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -270,14 +310,3 @@ def _demo(bed: Testbed, options: argparse.Namespace) -> bool:
     from topo.demo import echo_demo
 
     return echo_demo(bed, options.count or 2, options.connections, options.bulk)
-
-
-def write_report(path: Path, target: str, migrations: list[dict[str, Any]]) -> None:
-    """Write design.md's report; a half-written one never replaces an earlier one."""
-    text = json.dumps({"version": 1, "target": target, "migrations": migrations}, indent=2) + "\n"
-    if path.exists() and not path.is_file():  # a device or a pipe, such as /dev/stdout
-        path.write_text(text)
-        return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)

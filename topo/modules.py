@@ -233,12 +233,15 @@ def _contains(listing: bytes, name: str) -> bool:
     return re.search(rf"/{pattern}\.ko\b".encode(), listing) is not None
 
 
+def updated(kernel: Kernel) -> str:
+    """Return what an update of the kernel's package looks like."""
+    return f"/lib/modules has those of {', '.join(kernel.others)} only, for the kernel was updated"
+
+
 def remedy(kernel: Kernel, module: Module, distribution: str) -> str:
     """Return what to do about a missing module."""
     if kernel.was_updated:
-        return (
-            f"/lib/modules has those of {', '.join(kernel.others)} only, for the kernel was updated: reboot"
-        )
+        return f"{updated(kernel)}: reboot"
     if not kernel.has_modules:
         return f"it has no modules: boot a kernel with CONFIG_{module.option}"
     if distribution == "ubuntu":
@@ -290,7 +293,7 @@ def load(kernel: Kernel, uses: Iterable[Use], distribution: str, run: Run = run)
     wanted = [module for module in MODULES if module.uses & frozenset(uses)]
     loaded, refused = [], []
     for module, state in kernel.states(wanted).items():
-        if module.is_needed and (reason := _why_not(module, state, run)) is not None:
+        if module.is_needed and (reason := why_not(module, state, run)) is not None:
             raise MissingTool(why_missing(kernel, module, distribution) + reason)
         if state is State.LOADABLE:
             reason = run([shutil.which("modprobe") or "/sbin/modprobe", module.name])
@@ -303,7 +306,7 @@ def load(kernel: Kernel, uses: Iterable[Use], distribution: str, run: Run = run)
     return refused
 
 
-def _why_not(module: Module, state: State, run: Run) -> str | None:
+def why_not(module: Module, state: State, run: Run = run) -> str | None:
     """Return None unless a module is missing; where nothing is written down, try it (the kernel then loads it)."""
     if state is State.MISSING:
         return ""
