@@ -16,7 +16,6 @@ import functools
 import gzip
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -198,11 +197,11 @@ class Kernel:
 
     @functools.cached_property
     def _builtin(self) -> bytes:
-        return _read(self.folder / "modules.builtin")
+        return _listing(self.folder / "modules.builtin")
 
     @functools.cached_property
     def _dependencies(self) -> bytes:
-        return _read(self.folder / "modules.dep")
+        return _listing(self.folder / "modules.dep")
 
     @property
     def _config(self) -> bytes:
@@ -227,10 +226,14 @@ def _read(path: Path) -> bytes:
         return b""
 
 
+def _listing(path: Path) -> bytes:
+    """Read a list of module files; `-` and `_` are the same in their names (modprobe(8))."""
+    return _read(path).replace(b"-", b"_")
+
+
 def _contains(listing: bytes, name: str) -> bool:
-    """Return True if a list of module files has one; `-` and `_` are the same in their names."""
-    pattern = "[-_]".join(map(re.escape, name.split("_")))
-    return re.search(rf"/{pattern}\.ko\b".encode(), listing) is not None
+    """Return True if a list of module files, compressed or not, has one; its `-` are `_` already."""
+    return any(f"/{name}.ko{end}".encode() in listing for end in (":", ".", "\n"))
 
 
 def updated(kernel: Kernel) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from migration.slowness import scaled
 from tests.topo.crash import doomed
 from topo import paths, run_logs
 from topo.doctor.bundle import FOLDER, pack
@@ -159,7 +160,7 @@ def _bundle(path: Path) -> dict[str, bytes]:
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=120,
+        timeout=scaled(120),
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -183,7 +184,7 @@ def test_a_finished_run_is_in_the_bundle(tmp_path: Path) -> None:
     """Its folder is gone when somebody wants to report: report, trace and logs of the switch are there all the same."""
     command = [sys.executable, str(LB), "--http-port", "5097", "--demo", "echo", "--count", "1"]
     done = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=scaled(120), check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = _bundle(tmp_path / "b.tar.gz")

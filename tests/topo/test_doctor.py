@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from migration.slowness import scaled
 from topo import paths
 from topo.doctor import CHECKS, doctor
 from topo.doctor.findings import Checks, Finding, Status, fine, needed, optional
@@ -36,7 +37,7 @@ BAD: Checks = {**SOME, "three": lambda: needed("is not there", "type: this"), "f
 def _lb(*arguments: str) -> subprocess.CompletedProcess[str]:
     # fmt: off
     return subprocess.run([sys.executable, str(LB), *arguments], capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=120, check=False)
+                          stdin=subprocess.DEVNULL, timeout=scaled(120), check=False)
     # fmt: on
 
 
