@@ -167,6 +167,7 @@ def test_the_doctor_of_this_machine_as_json(tmp_path: Path) -> None:
     checks = {check["name"]: check for check in found["checks"]}
     assert list(checks) == list(CHECKS)
     programs = checks["eBPF"]["measured"]
+    assert programs["libbpf"].startswith("v1.")
     for name in ("forward", "load_balancer"):
         assert programs[name]["load_ms"] > 0
         assert programs[name].get("verified_instructions", 1000) >= 1000

@@ -28,6 +28,7 @@ from topo.doctor.findings import (
     run,
 )
 from topo.errors import TestbedError
+from topo.modules import distribution
 
 PROGRAMS = ("forward", "load_balancer")
 # Loads without attaching; prints how long it took, and what the verifier went through.
@@ -68,13 +69,11 @@ def check_bpf() -> Finding:
     """Let the kernel verify the programs of our own networks."""
     if importlib.util.find_spec("dataplane.switch.engine") is None:
         return needed("the embedded switch is not importable", SETUP)
-    try:
-        ctypes.CDLL("libbpf.so.1")
-    except OSError:
-        return needed("libbpf.so.1 is not installed", SETUP)
+    if (libbpf := _libbpf_version()) is None:
+        return needed(*_why_no_libbpf())
     if os.geteuid() != 0:
         return needed("only root can load BPF programs", "type: sudo python topo/lb.py --doctor")
-    measured: dict[str, Any] = {}
+    measured: dict[str, Any] = {"libbpf": libbpf}
     for name in PROGRAMS:
         try:
             measured[name] = _load(paths.P4SRC / f"{name}.p4")
@@ -85,8 +84,31 @@ def check_bpf() -> Finding:
             return needed(
                 f"kernel {platform.release()} refuses {name}.p4: {reason}", "see its log", **measured
             )
-    said = ", ".join(f"{name} ({_instructions(found)})" for name, found in measured.items())
+    said = ", ".join(f"{name} ({_instructions(measured[name])})" for name in PROGRAMS)
     return fine(f"P4 compiles to eBPF and passes the verifier: {said}", **measured)
+
+
+def _libbpf_version() -> str | None:
+    """Return the version of the libbpf that the engine loads, such as v1.1; None if there is none."""
+    try:
+        tell = ctypes.CDLL("libbpf.so.1").libbpf_version_string
+    except (OSError, AttributeError):
+        return None
+    tell.restype = ctypes.c_char_p
+    return str(tell().decode())
+
+
+def _why_no_libbpf() -> tuple[str, str]:
+    """Return what is missing, and what to do: set-up cannot install what a distribution does not have."""
+    try:
+        ctypes.CDLL("libbpf.so.0")
+    except OSError:
+        return "libbpf.so.1 is not installed", SETUP
+    system = distribution()["PRETTY_NAME"]
+    return (
+        f"{system} has libbpf 0.x only (libbpf.so.0)",
+        "install libbpf 1.x (Debian 12, Ubuntu 24.04 have it)",
+    )
 
 
 def _load(source: Path) -> dict[str, Any]:
