@@ -59,7 +59,11 @@ def _crashed_run(tmp_path: Path, log: bytes = b"up\n") -> dict[str, Path]:
     _write(tmp_path / "secret", MEMORY)
     (run / "s9.log").symlink_to(tmp_path / "secret")
     os.mkfifo(run / "s8.log")
-    return {"runs": runs, "images": images, "last_run": tmp_path / "last-run"}
+    for number in range(5):
+        _write(tmp_path / "cache" / f"verifier-{number}.log", log)
+        os.utime(tmp_path / "cache" / f"verifier-{number}.log", (number, number))
+    _write(tmp_path / "cache" / "0abc.c", OUTPUT)
+    return {"runs": runs, "images": images, "last_run": tmp_path / "last-run", "cache": tmp_path / "cache"}
 
 
 def test_our_logs_are_in_it_and_nothing_else(tmp_path: Path) -> None:
@@ -72,10 +76,9 @@ def test_our_logs_are_in_it_and_nothing_else(tmp_path: Path) -> None:
         "criu/m1/dump.log", "criu/m1/restore.log", "criu/m1/home/page-server.log",
     }  # fmt: skip
     assert {name for name in found if not name.startswith(prefix)} == {
-        "contents.json",
-        "doctor.json",
-        "versions.json",
-    }
+        "contents.json", "doctor.json", "versions.json",
+        "verifier/verifier-4.log", "verifier/verifier-3.log", "verifier/verifier-2.log",
+    }  # fmt: skip
     for content in found.values():
         assert MEMORY not in content and OUTPUT not in content
     assert f"{len(found)} files" in said and "\n" not in said
@@ -85,9 +88,9 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     """The end of a long log is kept; when the bundle is full, later files are missing from it."""
     line = b"0123456789abcde\n"
     places = _crashed_run(tmp_path, line * (run_logs.TAIL // len(line) + 100) + b"the end\n")
-    pack(tmp_path / "b", {}, Redactor(Machine()), **places, total=5 * run_logs.TAIL)
+    pack(tmp_path / "b", {}, Redactor(Machine()), **places, total=8 * run_logs.TAIL)
     found = _contents(tmp_path / "b")
-    assert sum(map(len, found.values())) <= 5 * run_logs.TAIL + len(found["contents.json"])
+    assert sum(map(len, found.values())) <= 8 * run_logs.TAIL + len(found["contents.json"])
     listed = json.loads(found["contents.json"])
     log = found["run-4711-99/controller.log"]
     assert log.endswith(b"the end\n") and log.startswith(line) and len(log) <= run_logs.TAIL

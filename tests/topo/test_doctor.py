@@ -17,6 +17,7 @@ from topo.doctor.findings import Checks, Finding, Status, fine, needed, optional
 from topo.doctor.kernel import check_modules
 from topo.doctor.machine import describe, version_of
 from topo.doctor.report import as_json, examine
+from topo.doctor.toolchain import reason_of
 from topo.errors import TestbedError
 from topo.modules import Kernel
 
@@ -154,6 +155,22 @@ def test_missing_modules_are_named(tmp_path: Path) -> None:
     assert found.status is Status.NEEDED
     assert "kernel 6.8.0-31-generic has no sch_ingress (the hook of tc" in found.detail
     assert found.measured["veth"] == "loadable" and found.measured["cls_bpf"] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "Traceback …\n  …\na.b.PipelineRejected: the kernel's verifier: 958: (bc)\n",
+            "the kernel's verifier: 958: (bc)",
+        ),
+        ("Killed", "Killed"),
+        ("", "exit status 1"),
+    ],
+)
+def test_a_refused_programs_reason_has_no_class(said: str, reason: str) -> None:
+    """What the verifier said is what a user can use."""
+    assert reason_of(subprocess.CalledProcessError(1, "python", stderr=said)) == reason
 
 
 @pytest.mark.net

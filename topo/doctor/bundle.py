@@ -3,6 +3,7 @@
     p4ferry-bundle/contents.json        what is in it, what was left out and why
     p4ferry-bundle/doctor.json          the findings
     p4ferry-bundle/versions.json        commit, packages, kernel, distribution
+    p4ferry-bundle/verifier/…           what the kernel's verifier said of the last programs that it refused
     p4ferry-bundle/run-PID-START/…      logs of runs whose folders are there: running, or killed
     p4ferry-bundle/last-run/…           logs, report and traces of the run that ended last
 
@@ -24,6 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dataplane.switch.engine.clang import default_cache
 from topo import paths
 from topo.doctor import machine
 from topo.doctor.findings import last_line, run
@@ -32,6 +34,7 @@ from topo.errors import TestbedError
 from topo.run_logs import TAIL, RunLog, logs_of
 
 FOLDER = "p4ferry-bundle"
+_VERIFIER_LOGS = 3
 TOTAL = 20 << 20  # bytes in it, before they are packed
 # dpkg-query's patterns: what the project runs on, not all that somebody has installed.
 _PACKAGES = (
@@ -49,6 +52,7 @@ def pack(
     runs: Path = paths.RUNS,
     images: Path = paths.IMAGES,
     last_run: Path = paths.STATE / "last-run",
+    cache: Path | None = None,
     total: int = TOTAL,
 ) -> str:
     """Write the bundle; returns a sentence about it. Raises TestbedError, with no file left; never overwrites one."""
@@ -58,6 +62,8 @@ def pack(
             packer = _Packer(archive, redactor, total)
             packer.add("doctor.json", redactor.known(json.dumps(findings, indent=2)).encode())
             packer.add("versions.json", redactor.known(json.dumps(versions(), indent=2)).encode())
+            for log in _verifier_logs(cache or default_cache()):
+                packer.add_log(f"verifier/{log.name}", log)
             for name, log in _logs(runs, images, last_run):
                 packer.add_log(name, log)
             packer.finish()
@@ -88,6 +94,12 @@ def versions() -> dict[str, Any]:
             for found in sorted(metadata.distributions(), key=lambda found: str(found.name).lower())
         },
     }
+
+
+def _verifier_logs(cache: Path) -> list[RunLog]:
+    """List the latest logs of programs that the kernel refused (dataplane/switch/engine/engine.py)."""
+    found = [(path.stat().st_mtime, path) for path in cache.glob("verifier-*.log") if path.is_file()]
+    return [RunLog(path, path.name) for _, path in sorted(found, reverse=True)[:_VERIFIER_LOGS]]
 
 
 def _logs(runs: Path, images: Path, last_run: Path) -> Iterator[tuple[str, RunLog]]:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -80,12 +81,19 @@ def check_bpf() -> Finding:
         except TestbedError as ex:
             return needed(f"p4ferry-p4c: {str(ex).splitlines()[0]}", "see make test", **measured)
         except subprocess.CalledProcessError as ex:
-            reason = (ex.stderr.strip().splitlines() or [f"exit status {ex.returncode}"])[-1]
             return needed(
-                f"kernel {platform.release()} refuses {name}.p4: {reason}", "see its log", **measured
+                f"{name}.p4 on kernel {platform.release()}: {reason_of(ex)}",
+                "send the file that --bundle makes, or boot another kernel",
+                **measured,
             )
     said = ", ".join(f"{name} ({_instructions(measured[name])})" for name in PROGRAMS)
     return fine(f"P4 compiles to eBPF and passes the verifier: {said}", **measured)
+
+
+def reason_of(failed: subprocess.CalledProcessError) -> str:
+    """Return the last line of what a Python program said when it failed, without the exception's class."""
+    lines = str(failed.stderr).strip().splitlines() or [f"exit status {failed.returncode}"]
+    return re.sub(r"^[\w.]+: ", "", lines[-1])
 
 
 def _libbpf_version() -> str | None:
