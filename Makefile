@@ -5,6 +5,7 @@ AS_ROOT := scripts/as-root
 PY := .venv/bin/python
 ARGS ?=
 CONTAINERS ?=
+VM ?=
 PLAN ?=
 PROBE ?=
 UPGRADE ?=
@@ -17,8 +18,8 @@ export COMMAND ?=
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 30
 
-setup:           ## packages, .venv, a working CRIU; idempotent (CONTAINERS=1: also Docker, Podman, runc; PLAN=1: only says what)
-	@CONTAINERS=$(CONTAINERS) PLAN=$(if $(filter setup,$(MAKECMDGOALS)),$(PLAN)) PROBE=$(PROBE) scripts/setup
+setup:           ## packages, .venv, a working CRIU; idempotent (CONTAINERS=1: also Docker, Podman, runc; VM=1: for vm-test; PLAN=1: only says what)
+	@CONTAINERS=$(CONTAINERS) VM=$(VM) PLAN=$(if $(filter setup,$(MAKECMDGOALS)),$(PLAN)) PROBE=$(PROBE) scripts/setup
 
 lock:            ## write requirements.lock: the environment's packages and their hashes (UPGRADE=1: the newest)
 	@UPGRADE=$(UPGRADE) scripts/lock

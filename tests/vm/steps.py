@@ -39,8 +39,8 @@ until sudo docker version >/dev/null 2>&1; do kill -0 $daemon || exit; sleep 1; 
 _OWN_CRIU = """
 set -e
 sudo dpkg --install --force-confnew /var/cache/p4ferry-criu/*.deb
-rm -rf .p4ferry/criu.stamp .p4ferry/criu.json
-make setup
+make setup PROBE=1
+grep -q '"source": "distribution"' .p4ferry/criu/choice.json
 make run ARGS="--demo echo --json $RESULTS/distribution-criu.json"
 """
 

@@ -19,7 +19,7 @@ _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21,
 def check_root() -> Finding:
     """Ask for root and its capabilities."""
     if os.geteuid() != 0:
-        return needed("not root", "type: sudo python topo/lb.py --doctor", uid=os.geteuid())
+        return needed("not root", "type: sudo python3 topo/lb.py --doctor", uid=os.geteuid())
     missing = [name for name, bit in _CAPABILITIES.items() if not tree.may(bit)]
     if missing:
         return needed(

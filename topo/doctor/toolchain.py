@@ -73,7 +73,7 @@ def check_bpf() -> Finding:
     if (libbpf := _libbpf_version()) is None:
         return needed(*_why_no_libbpf())
     if os.geteuid() != 0:
-        return needed("only root can load BPF programs", "type: sudo python topo/lb.py --doctor")
+        return needed("only root can load BPF programs", "type: sudo python3 topo/lb.py --doctor")
     measured: dict[str, Any] = {"libbpf": libbpf}
     for name in PROGRAMS:
         try:
