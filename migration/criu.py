@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import criu_log, messages, tree
-from .criu_version import OLDEST, SINCE_SKIP, parse_version
+from .criu_version import OLDEST, parse_version
 from .custody import PROJECT, Custody, HasDescriptor
 from .deadline import Deadline, Timeouts
 from .errors import CriuFailed, CriuMissing, StepTimeout
@@ -61,11 +61,6 @@ class Criu:
     fdinfo: Any
     tcp_stream: Any
     version: tuple[int, ...]
-
-    @property
-    def lacks_skip(self) -> bool:
-        """Whether it takes neither a path to images nor the wish not to lock the network (as Debian 12's 3.17.1)."""
-        return self.version < SINCE_SKIP
 
     @staticmethod
     def find(binary: Path | None = None, python: Path | None = None) -> Criu:
@@ -141,8 +136,6 @@ class Worker:
     ) -> None:
         """Start the worker; `files` are its descriptors from 4 on."""
         self._rpc = criu.rpc
-        self._lacks_skip = criu.lacks_skip
-        self._images: int | None = None
         self._custody = custody
         self._action = action
         self._log = log
@@ -170,14 +163,8 @@ class Worker:
         """Send the request: DUMP of `pid` into, or RESTORE from, the folder `images`; `adjust` its options."""
         request = self._rpc.criu_req(type=getattr(self._rpc, kind))
         options = request.opts
-        if self._lacks_skip:
-            self._close_images()
-            # CRIU opens it as /proc/(our PID)/fd/N.
-            options.images_dir_fd = self._images = os.open(images, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            lock = "NFTABLES" if lock == "SKIP" else lock
-        else:
-            options.images_dir_fd = -1
-            options.images_dir = str(images)
+        options.images_dir_fd = -1
+        options.images_dir = str(images)
         options.log_file = self._log.name
         options.log_level = LOG_LEVEL
         options.tcp_established = True
@@ -280,15 +267,9 @@ class Worker:
         if self._process is not None:
             os.close(self._process)
             self._process = None
-        self._close_images()
         self._socket.close()
         if self.is_stuck or not self._custody.wait(self.pid, 5.0):
             self.kill()
-
-    def _close_images(self) -> None:
-        if self._images is not None:
-            os.close(self._images)
-            self._images = None
 
     def kill(self) -> None:
         """End it as it is, and see it gone; what it traced runs on."""

@@ -17,6 +17,7 @@ _HARMLESS = tuple(
         re.compile,
         (
             "Can't setup RLIMIT_NOFILE",  # without CAP_SYS_RESOURCE
+            "tun: Unable to create tun",  # without /dev/net/tun, when it asks what the kernel can
             "Unable to detach from ",  # the process has ended
             "(delete|Can't delete|Could not delete) .*table (inet )?CRIU",  # unlocking in another namespace
             r"/run/criu\.kdat|Can't (save|rename|unlink) kdat",  # its cache of what the kernel can

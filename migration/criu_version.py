@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-OLDEST = (3, 17)
-"""The first CRIU that locks a network by nftables and compares a restore's files by size: migrations need it."""
-SINCE_SKIP = (3, 18)
-"""From here on it takes a path to images, and the wish not to lock the network."""
+OLDEST = (3, 18)
+"""3.17 takes neither a path to images nor the wish to leave the network unlocked. Asked in its own way, 3.17.1 on Linux
+6.1 could not checkpoint a program for migrations, which was lost, though a plain dump and restore works."""
 SINCE_PASSCRED = (4, 2)
 """From Linux 6.16 on, no older one can dump a TCP connection (SO_PASSCRED)."""
 KERNEL_WITHOUT_PASSCRED = (6, 16)

@@ -60,7 +60,7 @@ class ProcessPassage:
         self._app, self._pid, self._source = app, app.pid, app.host
         self._destination = destination
         self._baggage = baggage.baggage_of(app, destination, custody)
-        self._lock = "NFTABLES" if lock or criu.lacks_skip else "SKIP"
+        self._lock = "NFTABLES" if lock else "SKIP"
         self._folder = folder
         self.images, self.moved = folder / "images", folder / "moved"
         for path in (self.images, self.moved):

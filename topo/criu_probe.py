@@ -38,7 +38,9 @@ while True:
     number += 1
     time.sleep(0.01)
 """
-_DEADLINE = 60.0  # seconds for each criu command and for the victim's progress; a slow machine is not a broken one
+_DEADLINE = (
+    60.0  # seconds for each criu command and for the victim's progress; a slow machine is not a broken one
+)
 
 
 @dataclass(frozen=True)

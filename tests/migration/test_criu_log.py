@@ -66,6 +66,7 @@ def ordinary(count: int) -> str:
         # It was killed, long after what it survived.
         (f"Error (criu/x.c:1): an unknown grumble\n{ordinary(60)}", None),
         (RLIMIT, None),
+        ("Error (criu/tun.c:85): tun: Unable to create tun: No such file or directory", None),
         ("", None),
         ("Error is a word that a program's name may have\nWarn  (criu/x.c:1): careful", None),
     ],

@@ -7,11 +7,9 @@ import os
 import signal
 import socket
 import statistics
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from moving import PYTHON, Stage, open_descriptors, says, stage, wait_until
 
 from apps.echo.client import gap_between
 from migration import tree
-from migration.errors import CriuFailed
 from migration.images import FILES_IMAGE, split
 from migration.namespaces import in_netns
 from migration.report import Event, Outcome, Phase
@@ -60,36 +57,6 @@ def test_server_moves_there_and_back(scene: Stage, host: str) -> None:
     assert is_clean(result)
     assert result["retransmits"] == 0
     assert scene.runtime.terminate(app) == 0
-
-
-def test_as_with_a_criu_that_must_lock_the_network(scene: Stage) -> None:
-    """Asked as CRIU 3.17 has to be: images by descriptor, and a network lock, of which no table stays."""
-    scene.runtime.criu = replace(scene.runtime.criu, version=(3, 17, 1))
-    app = scene.serve("B")
-    client = scene.measure("A", "--connect", "10.77.2.2:7000", "--connections", "4")
-    client.wait_for_requests()
-    failing = scene.migrator(fault=fail_after_restore)
-    assert failing.migrate(app, scene.hosts["C"]).outcome is Outcome.ROLLED_BACK
-    client.wait_for_requests()
-    for name in ("C", "B"):
-        report = scene.migrator().migrate(app, scene.hosts[name])
-        assert (report.outcome, report.connections.kept) == (Outcome.COMPLETED, 4), report.reason
-        client.wait_for_requests()
-        connect_anew(scene)
-    assert is_clean(client.finish())
-    for host in scene.hosts.values():
-        assert "CRIU" not in in_netns(host.pid, list_tables)
-
-
-def fail_after_restore(step: str, when: str) -> None:
-    """Fail a migration when its copy has been built."""
-    if (step, when) == ("restore", "after"):
-        raise CriuFailed("restore it", ["a fault of the test's"])
-
-
-def list_tables() -> str:
-    """Return nftables' tables of this network namespace."""
-    return subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
 
 
 def test_a_copy_keeps_the_clocks_of_the_machine(scene: Stage) -> None:
