@@ -32,8 +32,8 @@ _PACKAGES = (
     *("iproute2", "rsync", "less", "curl", "bash-completion", "linux-image-cloud-amd64"),
 )
 _INGREDIENTS = (
-    *("scripts/setup", "scripts/images", "pyproject.toml", "requirements.lock", "vagrant/provision.sh"),
-    *("tests/vm/rootfs.py", "tests/vm/initramfs.py", "tests/vm/guest/init", "containers/images"),
+    *("pyproject.toml", "requirements.lock", "vagrant/provision.sh", "containers/images"),
+    *("tests/vm/rootfs.py", "tests/vm/initramfs.py", "tests/vm/guest/init"),
 )
 _CRIU_PACKAGES = "/var/cache/p4ferry-criu"
 """In the machine: the distribution's own CRIU and what it needs, for a step that installs it without a network."""
@@ -110,6 +110,10 @@ def _is_cached(distribution: Distribution) -> bool:
 def _key(distribution: Distribution) -> str:
     """Return a digest of everything that an image is made from, but for the packages' versions."""
     digest = hashlib.sha256(repr(distribution).encode())
+    # What it installs, not how: a machine runs set-up of its own, which must then find everything there.
+    digest.update(
+        subprocess.run([CHECKOUT / "scripts" / "setup", "--list"], stdout=subprocess.PIPE, check=True).stdout
+    )
     for name in _INGREDIENTS:
         path = CHECKOUT / name
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
