@@ -226,8 +226,6 @@ def action_function(program: Program, action: Action, name: str) -> str:
         body.append(f"at_{len(action.primitives)}:;")
     head = f"/* action {action.name}, {action.position} */"
     signature = f"static __always_inline void {name}(struct __sk_buff *skb, struct packet *p{data})"
-    if body:
-        body.append("settle();")
     return "\n".join([head, signature, "{", *(f"\t{line}" for line in body), "}"])
 
 

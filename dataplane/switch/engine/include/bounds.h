@@ -7,9 +7,9 @@
  *  - It is bounded by one unsigned comparison with a constant, or by a mask, between two `hide`s: clang can neither
  *    know the outcome in advance, nor compute anything from the value before it.
  *  - The result of a branch goes to memory at once (`settle`): while clang keeps it in a register or on the stack,
- *    verifiers before 6.2 go through everything after it once for either way, and so for every combination of many.
- *  - No lower bound is learnt from a comparison with zero (before 6.8), nothing at all about the result of an XOR or
- *    OR of an unknown value (before 6.10), and nothing about a copy from the test of the original.
+ *    6.1's verifier goes through everything after it once for either way, and so for every combination of many.
+ *  - No lower bound is learnt from a comparison with zero (before 6.8), and nothing at all about the result of an XOR,
+ *    OR or multiplication with an unknown value (before 6.10).
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef P4FERRY_BOUNDS_H
@@ -65,8 +65,12 @@ static __always_inline bool is_size(u64 *size, u64 most)
 		(u32)context_; \
 	})
 
-/* Add to a cell that other CPUs add to as well. (__sync_fetch_and_add fetches as of clang 20, also where nobody
- * asks for the old value; not every JIT of 5.15 can.) */
-#define add_to(cell, n) ((void)__atomic_fetch_add(cell, n, __ATOMIC_RELAXED))
+/* Add to a cell that other CPUs add to as well, in the order in which it is written. (clang 22 makes an instruction
+ * that fetches of __sync_fetch_and_add, also where nobody asks for the old value; not every JIT of 5.15 can.) */
+#define add_to(cell, n) \
+	do { \
+		u64 *cell_ = (cell), n_ = (n); \
+		asm volatile("lock *(u64 *)(%0 + 0) += %1" : : "r"(cell_), "r"(n_) : "memory"); \
+	} while (0)
 
 #endif
