@@ -30,6 +30,8 @@ from topo.processes import AdoptedProcess, ProcessName
 
 READY_TIMEOUT = scaled(15.0)  # seconds
 STOP_TIMEOUT = scaled(5.0)
+_ATTEMPT_S = 0.2  # for an answer, before it is looked whether the process still runs
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and an empty SETTINGS frame
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -172,7 +174,7 @@ class P4RuntimeSwitch(GuardedShell, Switch):
         """Return when P4Runtime is served; raises SwitchFailed."""
         assert self.process is not None
         deadline = time.monotonic() + timeout
-        while not _answers(self.grpc_port):
+        while not _serves(self.grpc_port):
             if self.process.poll() is not None:
                 raise SwitchFailed(f"{self.name}: {self.command()[0]} ended at once: {self._last_words()}")
             if time.monotonic() > deadline:
@@ -257,6 +259,19 @@ class Bmv2Switch(P4RuntimeSwitch):
         if binary is None:
             raise MissingTool("simple_switch_grpc is not on PATH: install BMv2, or use --target ebpf")
         return [binary]
+
+
+def _serves(port: int) -> bool:
+    """Tell whether P4Runtime is served: an HTTP/2 server answers a client's preface with its settings (RFC 9113, 3.4).
+
+    That the port is open does not say so: our switch opens it before it has loaded its P4 program.
+    """
+    try:
+        with socket.create_connection(("127.0.0.1", port), _ATTEMPT_S) as connection:
+            connection.sendall(_PREFACE)
+            return connection.recv(1) != b""
+    except OSError:
+        return False
 
 
 def _answers(port: int) -> bool:
