@@ -9,7 +9,7 @@ FOLDER the daemon's. It is a process of its own, a child of the keeper like the 
 moment must not take the last word with it.
 
 What the two say (CRIU 4.2): the worker sends, for each process, its PID as a 32-bit word and a userfaultfd (for a
-zombie, the word -1 alone), and at the end the word "RSTF".
+zombie, its negated PID alone), and at the end the word "RSTF".
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from collections.abc import Callable
 LAZY_SOCKET = "lazy-pages.socket"
 WORD = 4
 FINISHED = (0x52535446).to_bytes(WORD, sys.byteorder)  # LAZY_PAGES_RESTORE_FINISHED
-ZOMBIE = (-1).to_bytes(WORD, sys.byteorder, signed=True)
 
 
 def relay(worker: socket.socket, daemon: socket.socket, seconds: float) -> bool:
@@ -34,7 +33,7 @@ def relay(worker: socket.socket, daemon: socket.socket, seconds: float) -> bool:
             daemon.sendall(word)
             return True
         daemon.sendall(word)
-        if word == ZOMBIE:
+        if is_zombie(word):
             continue
         # Word by word: the kernel drops a descriptor whose byte is read together with what goes before it.
         data, files, _, _ = socket.recv_fds(worker, 1, 1)
@@ -42,6 +41,11 @@ def relay(worker: socket.socket, daemon: socket.socket, seconds: float) -> bool:
         for file in files:
             os.close(file)
     return False
+
+
+def is_zombie(word: bytes) -> bool:
+    """Say whether a word is that of a process without memory, which no descriptor follows."""
+    return int.from_bytes(word, sys.byteorder, signed=True) < 0
 
 
 def listen(folder: str) -> socket.socket:

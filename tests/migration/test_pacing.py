@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from moving import PROJECT, wait_until
 from migration import tree
 from migration.transfer import pipelimit
 from migration.transfer.pacing import Pacer
-from migration.transfer.relay import FINISHED, LAZY_SOCKET, WORD, ZOMBIE, listen, relay
+from migration.transfer.relay import FINISHED, LAZY_SOCKET, WORD, listen, relay
 
 BUSY = "import mmap\nwhile True:\n m = mmap.mmap(-1, 1 << 20)\n for i in range(0, 1 << 20, 4096): m[i] = 1\n m.close()"
 
@@ -32,6 +33,11 @@ def running(code: str) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.kill()
         process.wait()
+
+
+def zombie(pid: int) -> bytes:
+    """Return CRIU's word for a zombie: its negated PID."""
+    return (-pid).to_bytes(WORD, sys.byteorder, signed=True)
 
 
 def states_during(pacer: Pacer, pid: int) -> list[str]:
@@ -97,14 +103,14 @@ def test_the_relay_passes_everything_on_and_the_last_word_late(tmp_path: Path) -
         pid = (4711).to_bytes(WORD, "little")
         near.sendall(pid)
         socket.send_fds(near, [b"\0"], [file.fileno()])
-        near.sendall(ZOMBIE)
+        near.sendall(zombie(7))
         far.settimeout(5)
         assert far.recv(WORD, socket.MSG_WAITALL) == pid
         data, files, _, _ = socket.recv_fds(far, 1, 1)
         assert data == b"\0"
         assert os.path.samestat(os.fstat(files[0]), os.fstat(file.fileno()))
         os.close(files[0])
-        assert far.recv(WORD, socket.MSG_WAITALL) == ZOMBIE
+        assert far.recv(WORD, socket.MSG_WAITALL) == zombie(7)
         said = time.monotonic()
         near.sendall(FINISHED)
         assert far.recv(WORD, socket.MSG_WAITALL) == FINISHED
