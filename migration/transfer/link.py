@@ -21,6 +21,10 @@ from ..slowness import scaled
 
 CONNECT_TIMEOUT = scaled(5.0)
 UNCORK_POLL = 0.0005
+SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
+# A lazy-pages daemon does not wait until its request for a page fits into the buffer, and fails. There is one for each
+# thread that waits for a page, and the kernel counts about 1 KiB for each on a socket pair.
+REQUESTS = 64 << 20
 CONGESTION_CONTROL = b"cubic"
 # <linux/tcp.h>: struct tcp_info, tcpi_bytes_received
 _INFO_SIZE = 232
@@ -74,6 +78,14 @@ def connect(source: Host, destination: Host) -> Link:
         with contextlib.suppress(OSError):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION_CONTROL)
     return Link(near, far)
+
+
+def enlarge(end: socket.socket) -> None:
+    """Let a send buffer take as many requests as a program can have threads, as far as that is permitted."""
+    try:
+        end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, REQUESTS)
+    except PermissionError:  # it takes CAP_NET_ADMIN
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REQUESTS)
 
 
 def management(host: Host) -> IPv4Address:
