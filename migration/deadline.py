@@ -49,7 +49,11 @@ class Deadline:
         self.check()
         return self._end - time.monotonic()
 
+    def is_over(self) -> bool:
+        """Say whether none is left."""
+        return time.monotonic() >= self._end
+
     def check(self) -> None:
         """Raise StepTimeout if the step has taken too long."""
-        if time.monotonic() >= self._end:
+        if self.is_over():
             raise StepTimeout(f"the step {self.step!r} took longer than {self._allowed:g} s")

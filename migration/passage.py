@@ -226,19 +226,16 @@ class ProcessPassage:
         """End what the dump worker froze.
 
         The signal alone makes sure that the frozen program does not run one instruction more (it is PID 1 of its
-        namespace, and takes the rest of its tree along), so the copy need not wait for its end.
+        namespace, and takes the rest of its tree along), so the copy need not wait for its end. In post-copy it comes
+        after the last page: until the copy runs the original is still the way back, and then it stands still.
         """
         if self._restorer.has_ended():
             raise self._restorer.failure()
-        self.carrier.commit(
-            self._dumper,
-            self._frozen,
-            lambda: signal.pidfd_send_signal(self._original, signal.SIGKILL),
-        )
-        self._is_frozen = False
-        self._has_ended = True
+        self.carrier.commit(self._dumper, self._kill_source)
         if self.carrier.keeps_source:
             return
+        self._is_frozen = False
+        self._has_ended = True
         # At once, since one that loses its controller would give the sockets back to the network, and close them. But
         # what it has to do takes time, its own and the kernel's, and the copy has none.
         if not self.has_locks:
@@ -247,6 +244,9 @@ class ProcessPassage:
             self._dumper.answer(True)
         if self.has_locks:
             self._let_go_sockets()  # and with them whatever else it may have open: the copy wants the locks
+
+    def _kill_source(self) -> None:
+        signal.pidfd_send_signal(self._original, signal.SIGKILL)
 
     def resume(self, releasing: Releasing = nothing_to_release) -> None:
         """Let the restore worker go on until the copy runs, TCP having left repair mode.
@@ -271,6 +271,9 @@ class ProcessPassage:
             self._apart.end()
         self._has_run = True
         if self.carrier.keeps_source:
+            self._is_frozen = False
+            self._has_ended = True
+            self.carrier.running(self._frozen, self._kill_source)
             self._apart.leave()  # the last page may be seconds away
             self._finish_restore()  # its daemon has to hear of the end
             return
@@ -303,7 +306,7 @@ class ProcessPassage:
 
     def complete(self) -> None:
         """Wait for what post-copy still has to bring."""
-        self.carrier.complete(self._copy)
+        self.carrier.complete(self._copy, self._deadline)
 
     def account(self) -> dict[str, Any]:
         """Say how the memory moved."""
@@ -388,6 +391,7 @@ class ProcessPassage:
             self.back_out()
             return self._pid
         self._destroy_copy()
+        self.carrier.release_source()
         if self._has_ended and not self.carrier.keeps_source:
             self._let_go_sockets()
         if not self._custody.wait_for_death(self._pid, 5):  # it has ports that are needed again
@@ -407,13 +411,13 @@ class ProcessPassage:
             self._apart.leave()
 
     def _let_go(self) -> None:
-        if self._original >= 0:
-            os.close(self._original)
-            self._original = -1
         if self._has_ended and not self.carrier.keeps_source:
             self._let_go_sockets()
         if self._carrier is not None:
-            self._carrier.close()
+            self._carrier.close()  # which may still have to end the original
+        if self._original >= 0:
+            os.close(self._original)
+            self._original = -1
         if self._has_ended:
             self._custody.wait(self._pid, 5)
         if self._has_run:

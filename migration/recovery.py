@@ -5,7 +5,7 @@ dead, and only images are left, in the tmpfs). CRIU workers that lost their cont
 thaws the original, a restore kills what it had built. When they have ended, what counts is who lives:
 
 - the copy lives and has run: the migration is finished. It can only have run after "commit", when the original was
-  ended for good;
+  ended for good; in post-copy it stands still for its pages, and is ended now;
 - the original lives: a copy that is still there has not run, and is destroyed; the original goes on;
 - neither lives: the original is restored from its untouched image, unless the copy had run ("running"). Then it
   ended by itself, and has a history that no image holds: the program is reported lost.
@@ -28,6 +28,7 @@ from .images import INVENTORY_IMAGE
 from .journal import WAY_BACK, Journal, Note, app_from_json, host_from_json, move_from_json, read
 from .model import App, Host
 from .steering import Move, Steering, SteeringError
+from .transfer import home
 
 
 class Programs(Protocol):
@@ -150,14 +151,17 @@ def settle(found: Unfinished, steering: Steering, programs: Programs, path: Path
     app = found.app
     copy = copy_of(found)
     for member, pid in zip(members(app), found.copy_pids, strict=False):
-        can_have_run = found.is_committed and not programs.is_running(member)
-        programs.end_copy(pid, if_half_built=can_have_run)
+        is_over = home.is_post_copy(found.folder) or not programs.is_running(member)
+        programs.end_copy(pid, if_half_built=found.is_committed and is_over)
     if found.copy_pids and all(map(programs.is_running, members(copy))):
+        _end_kept(app, programs)
         for member in members(copy):
             programs.wake(member)  # post-copy may have been pacing it
         problem = _steer(steering, ("switch_over", "release", "finish"), found.move)
         return Recovered(found.identity, copy, Verdict.FINISHED, problem)
     if found.has_run or (found.copy_pids and any(map(programs.is_running, members(copy)))):
+        if found.has_run:
+            _end_kept(app, programs)
         problem = _steer(steering, ("switch_back", "release"), found.move)
         return Recovered(found.identity, copy, Verdict.LOST, problem)
     verdict, reason = Verdict.UNDONE, None
@@ -170,6 +174,13 @@ def settle(found: Unfinished, steering: Steering, programs: Programs, path: Path
             programs.wake(member)
     problem = _steer(steering, ("switch_back", "release"), found.move)
     return Recovered(found.identity, app, verdict, "; ".join(filter(None, (reason, problem))) or None)
+
+
+def _end_kept(app: App, programs: Programs) -> None:
+    """End an original that post-copy has kept frozen for its pages, and whose copy has run."""
+    for member in members(app):
+        if programs.is_running(member):
+            programs.end_copy(member.pid, if_half_built=False)
 
 
 def copy_of(found: Unfinished) -> App:

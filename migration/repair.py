@@ -55,10 +55,14 @@ def unrepair(pids: Iterable[int], *, probe: bool = False) -> int:
 def disconnect(pids: Iterable[int]) -> int:
     """Break all connections of the processes off, without a word to their peers; return how many there were.
 
-    Their kernel then sends nothing for them any more, however long a descriptor of theirs stays open.
+    Their kernel then sends nothing for them any more, and accepts nothing, however long a descriptor of theirs stays
+    open.
     """
     with tcp_sockets(pids) as sockets:
         connections = [s for s in sockets if not s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)]
+        for listener in sockets:
+            if listener not in connections:
+                listener.shutdown(socket.SHUT_RDWR)
         for connection in connections:
             connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
             # connect(2): an address of family AF_UNSPEC dissolves the association.

@@ -400,7 +400,9 @@ class Transaction:
         self.journal.write("commit", pids=list(self.way.copies))
         if self.stage < Stage.ENDED:
             self.way.end_source()
-            self.stage = Stage.ENDED
+            # In post-copy it ends later, and is a way back until the copy runs.
+            if self.plan.choice.mode is not Mode.LAZY:
+                self.stage = Stage.ENDED
         begin = time.monotonic()
         try:
             self.way.resume(lambda: self.steering.releasing(self.move))

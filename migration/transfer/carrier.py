@@ -16,6 +16,7 @@ from typing import Any
 
 from ..criu import Criu, Worker
 from ..custody import Custody
+from ..deadline import Deadline
 from ..images import INVENTORY_IMAGE
 from ..model import Host
 from ..slowness import scaled
@@ -174,22 +175,32 @@ class Carrier:
 
     @property
     def keeps_source(self) -> bool:
-        """Say whether the dump worker has to live on after the commit."""
+        """Say whether the original, frozen, and the dump worker have to live on after the commit."""
         return self._lazy is not None
 
-    def commit(self, dumper: Worker, pids: Iterable[int], kill: Callable[[], None]) -> None:
-        """End the frozen original; raises before that, or not at all."""
+    def commit(self, dumper: Worker, kill: Callable[[], None]) -> None:
+        """End the frozen original, unless it is kept for its pages; raises before that, or not at all."""
         if self._lazy is not None:
-            self._lazy.commit(dumper, pids, kill)
+            self._lazy.commit(dumper)
         else:
             kill()
 
+    def running(self, pids: Iterable[int], kill: Callable[[], None]) -> None:
+        """The copy runs: an original that is kept for its pages is silent from now on, and ends when it has done."""
+        if self._lazy is not None:
+            self._lazy.running(pids, kill)
+
+    def release_source(self) -> None:
+        """End an original that was kept, whether its pages are there or not."""
+        if self._lazy is not None:
+            self._lazy.release_source()
+
     # ---- after it
 
-    def complete(self, copy: int) -> None:
+    def complete(self, copy: int, deadline: Deadline) -> None:
         """Return when the program needs nothing of its source any more; raises MemoryLost."""
         if self._lazy is not None:
-            self._lazy.complete(copy)
+            self._lazy.complete(copy, deadline)
 
     def back_out(self, dumper: Worker, pids: Iterable[int]) -> bool:
         """Before the commit: let the original run; say whether that was done, else the caller does it."""

@@ -19,9 +19,14 @@ PAGES = ("pages-", "pagemap-")
 TIMEOUT = scaled(300.0)
 
 
+def is_post_copy(folder: Path) -> bool:
+    """Say whether a migration's folder is that of a post-copy, whose original outlives its commit."""
+    return (folder / LAZY_CONFIG).exists()
+
+
 def check(folder: Path) -> None:
     """Refuse to restore a post-copy's image, whose pages are nowhere: CRIU would restore zeros."""
-    if (folder / LAZY_CONFIG).exists():
+    if is_post_copy(folder):
         raise MemoryLost("post-copy leaves no image: its pages were only in the memory of what has ended")
 
 

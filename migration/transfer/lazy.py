@@ -4,7 +4,12 @@ CRIU's dump worker keeps the frozen program's pages in pipes and serves them ove
 destination fetches them and fills them in through userfaultfd. Building the copy takes some pages already, so
 the worker serves from before the restore on, while the original is still there, frozen:
 
-    dump (post-dump) → serve → restore → commit: the original is killed → the copy runs → the last page is there
+    dump (post-dump) → serve → restore → commit → the copy runs → the last page is there → the original is killed
+
+The pipes hold the original's own pages, not copies of them. A process that ends has its kernel write into its memory:
+0 where each thread's end is waited for, FUTEX_OWNER_DIED into robust mutexes, what asynchronous reads still bring. So
+the original stays frozen until the copy has every page, and only then is killed. Once the copy has run it never runs
+again, whatever happens.
 
 Three things in CRIU 4.2 need care, since nobody must ever run twice, or run with wrong memory:
 
@@ -12,10 +17,13 @@ Three things in CRIU 4.2 need care, since nobody must ever run twice, or run wit
   something failed, lets it run; a worker that is killed lets it run, too. None of that may happen at a time that is
   not ours. So CRIU is asked to leave it running, and it gets a SIGSTOP once it is frozen: whoever lets go of
   it, it stands still until `back_out` sends SIGCONT.
-- At commit the original gets SIGKILL. The pages live on in the pipes. But CRIU has its connections open until the last
-  page, and their kernel would go on sending for them: so they are disconnected, without a word to the peers.
+- After that the original and CRIU have its connections open until the last page, and their kernel would go on
+  sending for them: so they are disconnected, without a word to the peers. Its listeners stop listening.
 - When a daemon dies its userfaultfd closes, and the kernel fills what is missing with zeros. So a second descriptor
-  is kept here, and the copy killed before it is closed.
+  is kept here, and the copy killed before it is closed. But that keeps a userfaultfd in the daemon's epoll set when
+  the daemon has closed its own, which it does for each process that is complete, and what it then hears of it makes it
+  spin or fail. So this goes only for a program of one process, whose daemon ends when that is complete. The copy of
+  several is killed as soon as the daemon has ended.
 
 After the commit a lost server or daemon is the end of the program: part of its memory was nowhere else.
 """
@@ -35,7 +43,9 @@ from typing import Any
 from .. import tree
 from ..criu import Criu, Gate, Worker
 from ..custody import Custody
+from ..deadline import Deadline
 from ..errors import MemoryLost, MigrationError
+from ..freezer import pin, unpin
 from ..images import INVENTORY_IMAGE
 from ..model import Host
 from ..repair import disconnect, getfd, unrepair
@@ -43,18 +53,18 @@ from ..slowness import scaled
 from .helper import Helper
 from .home import LAZY_CONFIG
 from .hugepages import collapse
-from .link import Link, uncork
-from .pacing import GRACE, Pacer
+from .link import Link, enlarge, uncork
+from .missing import Missing, lazy_ranges
+from .pacing import GRACE, STAND, Pacer
 from .pipelimit import large_pipes
 from .relay import listen
+from .stalls import Asking, Watch
 
 LAZY_LOG = "lazy-pages.log"
 GATE_TIMEOUT = scaled(10.0)
-# So long nothing may arrive. A page fault waits for no longer than one batch of 4 MiB, so even at 10 Mbit/s
-# something comes every few milliseconds.
-STALL_TIMEOUT = scaled(10.0)
 # So long the program may be got ready for a short freeze; what is not done by then stays as it is.
 COLLAPSE_SECONDS = 3.0
+END_TIMEOUT = scaled(5.0)  # in which an original that was killed is gone
 _USERFAULTFD = "anon_inode:[userfaultfd]"
 
 
@@ -65,6 +75,9 @@ class LazyPages:
         self, criu: Criu, custody: Custody, pid: int, destination: Host, folder: Path, moved: Path, link: Link
     ) -> None:
         self._custody, self._pid, self._link = custody, pid, link
+        self._moved = moved
+        for end in (link.near, link.far):
+            enlarge(end)
         collapse(tree.processes(pid), COLLAPSE_SECONDS)
         self._folder = folder / "lazy"
         self._folder.mkdir(mode=0o700)
@@ -74,9 +87,12 @@ class LazyPages:
         self._stack = ExitStack()
         self._stack.enter_context(large_pipes())
         self._gate = Gate(self._folder / INVENTORY_IMAGE)
-        self._uffds: list[int] = []
+        self._uffd = -1
+        """The userfaultfd of a copy of one process."""
         self._serves = False
         self._stopped: list[int] = []
+        self._end_source: Callable[[], None] | None = None
+        """Kills the original, which stands still for its pages since the commit."""
         self._received = 0
         self.pages_done_ms: float | None = None
         self._began = 0.0
@@ -143,50 +159,84 @@ class LazyPages:
 
     def guard(self) -> None:
         """Once the copy is built: make sure that its missing pages never turn into zeros."""
-        for file in tree.open_files([self._daemon.pid]):
-            if file.target == _USERFAULTFD:
-                self._uffds.append(getfd(self._daemon.pid, file.fd))
-        if not self._uffds or not self._daemon.is_running():
+        files = userfaultfds(self._daemon.pid)
+        if not files or not self._daemon.is_running():
             raise self._daemon.failure()
+        if len(files) == 1:
+            self._uffd = getfd(self._daemon.pid, files[0].fd)
 
-    def commit(self, dumper: Worker, pids: Iterable[int], kill: Callable[[], None]) -> None:
-        """End the frozen original; its pages stay where they are. Raises before that, or not at all."""
+    def commit(self, dumper: Worker) -> None:
+        """See that everything is there for a copy that is to run without its pages."""
         self._began = time.monotonic()
         if not self._daemon.is_running():
             raise self._daemon.failure()
         if not self._custody.is_running(dumper.pid):
             raise dumper.failure()
-        pids = list(pids)
-        disconnect(pids)
-        for pid in pids:
-            give_way(pid)
-        kill()
         # Both ends are corked, which would keep the last words back.
         uncork(self._link.near)
         uncork(self._link.far)
         self._link.near.close()  # from now on the daemon sees it when the worker is gone
 
-    def complete(self, copy: int) -> None:
-        """Wait until the last page is there; raises MemoryLost, the copy having been killed."""
+    def running(self, pids: Iterable[int], kill: Callable[[], None]) -> None:
+        """The copy runs: take the original its connections, and `kill` it when its last page is there."""
+        self._end_source = kill
+        disconnect(pids)
+
+    def complete(self, copy: int, deadline: Deadline) -> None:
+        """Wait until the last page is there; raises MemoryLost, the copy having been killed.
+
+        After the deadline the program does nothing but wait for its pages.
+        """
+        if self.pages_done_ms is not None:
+            return
         try:
-            self._wait_for_pages(copy)
+            self._wait_for_pages(copy, deadline)
         except MigrationError as ex:
             self._kill(copy)
+            self.release_source()
             raise MemoryLost(
                 f"{ex}; part of the program's memory was still at the source and is lost, so it was ended"
             ) from ex
+        self._daemon.close()
+        self._close_uffd()  # what is missing now is empty: the kernel may fill it in
         self.pages_done_ms = round((time.monotonic() - self._began) * 1000, 3)
+        self.release_source()
 
-    def _wait_for_pages(self, copy: int) -> None:
-        seen, since = (-1, -1), time.monotonic()
+    def release_source(self) -> None:
+        """End the original, if it has been kept for its pages; twice is once."""
+        if self._end_source is None:
+            return
+        for pid in self._stopped:
+            give_way(pid)
+        with contextlib.suppress(ProcessLookupError):
+            self._end_source()
+        self._end_source = None
+        self._custody.wait_for_death(self._pid, END_TIMEOUT)  # it has ports that a way home needs
+
+    def _wait_for_pages(self, copy: int, deadline: Deadline) -> None:
         pacer = Pacer(copy)
+        watch = Watch(Missing(lazy_ranges(self._moved)), copy, self._link.received)
         while not pacer.turn(self._daemon.wait_for_end):
-            # A socket pair counts nothing, but the copy grows.
-            now = self._link.received(), tree.resident_bytes([copy])
-            if now != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since > STALL_TIMEOUT:
-                raise MigrationError(f"no page has arrived for {STALL_TIMEOUT:g} s")
+            if self._uffd >= 0 and len(userfaultfds(self._daemon.pid)) > 1:
+                self._close_uffd()  # it has forked
+            watch.look()
+            if watch.is_stuck or deadline.is_over():
+                self._ask_for_all(copy)
+                return
+
+    def _ask_for_all(self, copy: int) -> None:
+        """Let the program stand still and ask for every page that it has not got, which the daemon cannot refuse."""
+        missing = Missing(lazy_ranges(self._moved))
+        pin(tree.processes(copy))
+        try:
+            asking = Asking(lambda: missing.touch_all(tree.processes(copy)))
+            watch = Watch(missing, copy, self._link.received)
+            while not self._daemon.wait_for_end(STAND):
+                if asking.has_all:
+                    return
+                watch.look()
+        finally:
+            unpin(copy)
 
     def _kill(self, copy: int) -> None:
         self._custody.kill(copy, signal.SIGKILL)
@@ -221,17 +271,26 @@ class LazyPages:
         return True
 
     def close(self) -> None:
-        """End the daemon, and let go of the rest."""
+        """End the daemon and an original that has been committed, and let go of the rest."""
+        self.release_source()
         self.stand_down()
         self._stack.close()
-        for uffd in self._uffds:
-            os.close(uffd)
-        self._uffds.clear()
+        self._close_uffd()
+
+    def _close_uffd(self) -> None:
+        if self._uffd >= 0:
+            os.close(self._uffd)
+        self._uffd = -1
 
 
 def fetches_pages(pid: int) -> bool:
     """Say whether a process is a lazy-pages daemon with a program that waits for pages."""
-    return any(file.target == _USERFAULTFD for file in tree.open_files([pid]))
+    return bool(userfaultfds(pid))
+
+
+def userfaultfds(pid: int) -> list[tree.OpenFile]:
+    """List the descriptors of a process with which it fills in others' pages."""
+    return [file for file in tree.open_files([pid]) if file.target == _USERFAULTFD]
 
 
 def give_way(pid: int) -> None:
