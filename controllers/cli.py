@@ -135,6 +135,9 @@ def make_parser() -> argparse.ArgumentParser:
     migrate.add_argument("destination", metavar="host")
     migrate.add_argument("--mode", choices=[m.value for m in Mode], help="when memory moves")
     migrate.add_argument("--transfer", choices=[v.value for v in Via], help="where memory moves")
+    migrate.add_argument(
+        "--pause-budget", metavar="SECONDS", type=float, help="for how long mode auto may stop the app"
+    )
     migrate.add_argument("--no-wait", action="store_true", help="only ask for it, and print its id")
     for name, what in (
         ("report", "show one migration"),
@@ -202,7 +205,7 @@ def _events(arguments: argparse.Namespace, client: Client) -> int:
 
 def _migrate(arguments: argparse.Namespace, client: Client, console: Console) -> int:
     """Ask for a migration and follow it to its end, unless that is not wanted."""
-    body = {name: getattr(arguments, name) for name in ("destination", "mode", "transfer")}
+    body = {name: getattr(arguments, name) for name in ("destination", "mode", "transfer", "pause_budget")}
     body |= {"app": arguments.app[0]} if len(arguments.app) == 1 else {"apps": arguments.app}
     id = client.post("/migrations", {name: value for name, value in body.items() if value is not None})["id"]
     if arguments.no_wait:

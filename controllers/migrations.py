@@ -132,6 +132,7 @@ class MigrationService:
         *,
         mode: str | None = None,
         transfer: str | None = None,
+        pause_budget: float | str | None = None,
     ) -> Migration:
         """Queue a migration; raises when app (or one of several, "redis,app"), host, mode or transfer are unknown.
 
@@ -150,7 +151,7 @@ class MigrationService:
                 f"there is no host {destination!r} (there are: {', '.join(sorted(hosts)) or 'none'})"
             )
         try:
-            wish = parse_wish(mode, transfer)
+            wish = parse_wish(mode, transfer, pause_budget)
         except ValueError as ex:
             raise InvalidRequest(str(ex)) from ex
         with self._lock:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,9 +74,12 @@ class PartyRuntime:
         """Settle how the memory of all moves: post-copy could fail for one when another is past its way back."""
         if wish.mode is Mode.LAZY:
             raise Refused(f"{app.name} cannot be moved together in mode lazy: ask for mode stop, or pre")
-        wish = Wish(Mode.STOP if wish.mode is Mode.AUTO else wish.mode, wish.via)
+        is_asked = wish.mode is not Mode.AUTO and wish.mode is not None
+        wish = replace(wish, mode=wish.mode if is_asked else Mode.STOP)
         first, *_ = [self._runtime.choose(member, destination, wish) for member in members(app)]
-        return first
+        return (
+            first if is_asked else replace(first, why="programs that move together can all be brought back")
+        )
 
     def open_passage(
         self, app: App, destination: Host, folder: Path, *, lock: bool, deadline: Deadline, choice: Choice

@@ -26,8 +26,8 @@ from .neighbours import NOWHERE, Surroundings, check_unix
 from .passage import ProcessPassage
 from .revival import revive
 from .slowness import scaled
-from .transfer import home, lazy, pipelimit
-from .transfer.modes import SMALL, STOP_SHARED, Choice, Kernel, Mode, Wish, choose, probe
+from .transfer import home, lazy, link, pipelimit
+from .transfer.modes import SMALL, STOP_SHARED, Choice, Kernel, Mode, Via, Wish, choose, probe
 from .volumes import create, detach
 
 NO_KERNEL = Kernel(tracks_dirty=False, has_userfault=False)
@@ -184,7 +184,12 @@ class ProcessRuntime:
             self.kernel = probe(self.criu, self.custody, app.host.pid)
         can_network = app.host.management is not None and destination.management is not None
         has_locks = tree.holds_locks(tree.processes(app.pid))
-        return choose(app.name, wish, size, self.kernel or NO_KERNEL, can_network, has_locks=has_locks)
+        rate = None
+        if size > SMALL and can_network and wish.via is not Via.SHARED:
+            rate = link.bandwidth(app.host)
+        return choose(
+            app.name, wish, size, self.kernel or NO_KERNEL, can_network, has_locks=has_locks, rate=rate
+        )
 
     def open_passage(
         self,

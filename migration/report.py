@@ -94,7 +94,7 @@ class Report:
     criu: CriuFigures = field(default_factory=CriuFigures)
     held: HeldStats = field(default_factory=HeldStats)
     transfer: dict[str, Any] | None = None
-    """How the memory moved: mode, via, bytes, rounds of pre-copy, and when post-copy's last page was there."""
+    """How the memory moved: mode, via, why so, bytes, rounds of pre-copy, and when post-copy's last page was there."""
     steps: list[StepTime] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     run NAME HOST [--service VIP:PORT] [--group GROUP] [--volume DIR]… -- COMMAND…    start a program that can be moved
     run NAME HOST --image IMAGE [--service VIP:PORT] [--volume DIR]… [-- ARGUMENT…]   … in a container
-    migrate APP HOST [--mode M] [--transfer T]                        carry it to another host
+    migrate APP HOST [--mode M] [--transfer T] [--pause-budget S]     carry it to another host
     apps, services, backends, connections, migrations                 look
 
 A mistake gets one sentence. In a script (`--script FILE`) the first command that fails makes the whole script fail.
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
 PROMPT = "p4ferry> "
 RUN_OPTIONS = {"--service": "service", "--group": "group", "--image": "image"}
-MIGRATE_OPTIONS = {"--mode": "mode", "--transfer": "transfer"}
-MIGRATE_USAGE = "usage: migrate APP… HOST [--mode stop|lazy|pre|auto] [--transfer network|shared]"
+MIGRATE_OPTIONS = {"--mode": "mode", "--transfer": "transfer", "--pause-budget": "pause_budget"}
+MIGRATE_USAGE = (
+    "usage: migrate APP… HOST [--mode stop|lazy|pre|auto] [--transfer network|shared] "
+    "[--pause-budget SECONDS]"
+)
 RUN_USAGE = (
     "usage: run NAME HOST [--service VIP:PORT] [--group GROUP] [--volume DIR]… -- COMMAND…, or with --image IMAGE and "
     "its arguments, if any"
@@ -65,7 +68,7 @@ class FerryCLI(CLI):
         self._try(lambda bed: self._say(f"{bed.run(**asked)}"))
 
     def do_migrate(self, line: str) -> None:
-        """migrate APP… HOST [--mode M] [--transfer T]: carry a program, or several together, to another host.
+        """migrate APP… HOST [--mode M] [--transfer T] [--pause-budget S]: carry programs together to another host.
 
         Ctrl-C cancels it.
         """

@@ -26,10 +26,11 @@ def migrate(
     console: Console,
     mode: str | None = None,
     transfer: str | None = None,
+    pause_budget: float | str | None = None,
 ) -> Report:
     """Carry a program to another host and return the report; Ctrl-C cancels, which the report then says."""
     events: Events = queue.SimpleQueue()
-    id = bed.queue_migration(app, to, events.put, mode=mode, transfer=transfer)
+    id = bed.queue_migration(app, to, events.put, mode=mode, transfer=transfer, pause_budget=pause_budget)
     with Progress(
         console, f"{id}: {app if isinstance(app, str) else ','.join(app)} to {to}", gentle=True
     ) as progress:

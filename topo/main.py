@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from controllers.migrations import WORKERS
 from migration.deadline import Timeouts
-from migration.transfer.modes import Mode, Via
+from migration.transfer.modes import PAUSE_BUDGET, Mode, Via, parse_budget
 from topo import ready
 from topo.compile import Target
 from topo.containers import engine as engines
@@ -84,6 +84,13 @@ def parser(prog: str = "lb.py") -> argparse.ArgumentParser:
     add("--workers", type=positive, default=WORKERS, metavar="N", help=f"migrations at once ({WORKERS})")
     add("--mode", choices=[m.value for m in Mode], default=DEFAULT_MODE, help="when a program's memory moves")
     add("--transfer", choices=[v.value for v in Via], default=DEFAULT_TRANSFER, help="where it moves")
+    add(
+        "--pause-budget",
+        type=budget,
+        default=PAUSE_BUDGET,
+        metavar="SECONDS",
+        help="for how long mode auto may stop a program rather than risk it (default: %(default)g)",
+    )
     add("--management-rate", metavar="RATE", help="bandwidth of the hosts' management links, such as 1gbit")
     add("--trace", type=Path, metavar="DIR", help="keep the causal trace of each migration in DIR")
     add(
@@ -110,6 +117,14 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
     return int(text)
+
+
+def budget(text: str) -> float:
+    """Parse a pause budget."""
+    try:
+        return parse_budget(text)
+    except ValueError as ex:
+        raise argparse.ArgumentTypeError(str(ex)) from ex
 
 
 def seconds(text: str) -> float:
@@ -251,6 +266,7 @@ def _testbed(options: argparse.Namespace) -> Testbed:
         "pcap": options.pcap,
         "mode": options.mode,
         "transfer": options.transfer,
+        "pause_budget": options.pause_budget,
         "timeouts": Timeouts(options.step_timeout) if options.step_timeout else None,
     }
     if options.recover or interrupted:

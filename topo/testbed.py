@@ -44,7 +44,7 @@ from migration.slowness import scaled
 from migration.steering import Endpoint, IpProtocol
 from migration.tracing import TraceFolder
 from migration.transaction import no_fault
-from migration.transfer.modes import Wish, parse_wish
+from migration.transfer.modes import PAUSE_BUDGET, Wish, parse_wish
 from topo import management, modules
 from topo.compile import Target
 from topo.containers.leftovers import remove_containers
@@ -92,6 +92,7 @@ class Testbed:
         pcap: Path | None = None,
         mode: str = DEFAULT_MODE,
         transfer: str = DEFAULT_TRANSFER,
+        pause_budget: float = PAUSE_BUDGET,
         management_rate: str | None = None,
         timeouts: Timeouts | None = None,
         hosts: HostKind | str = HostKind.PROCESS,
@@ -103,8 +104,9 @@ class Testbed:
         gives no HTTP API. `fault` is called before and after every step of a migration, and may raise (for tests).
         `workers` is how many migrations run at once. Their causal traces stay in the folder `traces`, if it is given,
         and captures of both ends of each are written to the folder `pcap`. Memory moves in `mode` (stop, lazy, pre,
-        auto) by `transfer` (network, shared) where a migration does not say; `management_rate` limits the links that
-        it takes ("1gbit"). `timeouts` says how long each step may take before the migration is rolled back.
+        auto) by `transfer` (network, shared) where a migration does not say; `auto` stops a program for up to
+        `pause_budget` seconds before it risks it (lazy). `management_rate` limits the links that it takes ("1gbit").
+        `timeouts` says how long each step may take before the migration is rolled back.
         `hosts` says what they are, and what programs with an image run in: "process" and "runc" are namespaces (runc
         starts the containers, the demos use images with the latter), "docker" and "podman" are pods of that engine.
         `switch_container` names the engine whose containers the switches' processes run in, None the machine.
@@ -128,7 +130,7 @@ class Testbed:
             lambda name: str(self.mininet[name].defaultIntf().name),
             self._save,
             pcap,
-            wish=_wish(mode, transfer),
+            wish=_wish(mode, transfer, pause_budget),
         )
         self._left: Left | None = None
         self.recovered: list[Recovered] = []
@@ -491,15 +493,19 @@ class Testbed:
         *,
         mode: str | None = None,
         transfer: str | None = None,
+        pause_budget: float | str | None = None,
     ) -> Report:
         """Carry a program, or several of one host together, to another host; returns the report, whatever the outcome.
 
-        `mode` and `transfer` say when and where its memory moves; the testbed's own apply where they are not given.
+        `mode` and `transfer` say when and where its memory moves, `pause_budget` for how many seconds mode auto may
+        stop it rather than risk it; the testbed's own apply where they are not given.
         `on_event` hears of every step, in the migration's thread. Ctrl-C cancels the migration, waits until it has
         turned back (or has come through, if it was too late), and is raised then. Raises BadApp for an app or a host
         that is not there.
         """
-        migration = self.queue_migration(app, to, on_event, mode=mode, transfer=transfer)
+        migration = self.queue_migration(
+            app, to, on_event, mode=mode, transfer=transfer, pause_budget=pause_budget
+        )
         try:
             return self.wait_for_migration(migration)
         except KeyboardInterrupt:
@@ -515,6 +521,7 @@ class Testbed:
         *,
         mode: str | None = None,
         transfer: str | None = None,
+        pause_budget: float | str | None = None,
     ) -> str:
         """Ask for a migration and return its id at once; raises as `migrate` does.
 
@@ -524,7 +531,7 @@ class Testbed:
         self._place(self._movable(app), to)
         try:
             queue = self.controller.migrations
-            return queue.submit(app, to, on_event, mode=mode, transfer=transfer).id
+            return queue.submit(app, to, on_event, mode=mode, transfer=transfer, pause_budget=pause_budget).id
         except ControllerError as ex:
             raise BadApp(str(ex)) from ex
 
@@ -674,10 +681,10 @@ class Testbed:
             raise TestbedError(str(ex)) from ex
 
 
-def _wish(mode: str, transfer: str) -> Wish:
+def _wish(mode: str, transfer: str, pause_budget: float) -> Wish:
     """Read how a testbed's memory moves; raises TestbedError."""
     try:
-        return parse_wish(mode, transfer)
+        return parse_wish(mode, transfer, pause_budget)
     except ValueError as ex:
         raise TestbedError(str(ex)) from ex
 

@@ -156,7 +156,13 @@ def _add_migrations(app: FastAPI, controller: Controller) -> None:
 
     @app.post("/migrations", status_code=202)
     async def add_migration(body: schemas.NewMigration) -> dict[str, Any]:
-        return migrations.submit(body.name, body.destination, mode=body.mode, transfer=body.transfer).view()
+        return migrations.submit(
+            body.name,
+            body.destination,
+            mode=body.mode,
+            transfer=body.transfer,
+            pause_budget=body.pause_budget,
+        ).view()
 
     @app.get("/migrations/{id}")
     async def get_migration(id: str) -> dict[str, Any]:

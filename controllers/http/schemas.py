@@ -65,6 +65,11 @@ class NewMigration(BaseModel):
         None, description="when memory moves: stop, lazy, pre or auto", examples=["auto"]
     )
     transfer: str | None = Field(None, description="where: network or shared", examples=["network"])
+    pause_budget: float | None = Field(
+        None,
+        description="seconds for which mode auto may stop the app rather than risk it (lazy)",
+        examples=[1.0],
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> NewMigration:

@@ -39,6 +39,8 @@ from .image import KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, stop_all
 from .layer import Layer, append_log, unmount_left
 from .revival import Messages, let_go, revive
 
+WHY = "an engine's containers have no other mode"
+
 
 class EnginePassage:
     """A container between two sandboxes of its engine."""
@@ -211,7 +213,7 @@ class EnginePassage:
 
     def account(self) -> dict[str, Any]:
         """Say how the memory moved."""
-        return {"mode": "stop", "via": "shared", "bytes": self._bytes, "rounds": 0}
+        return {"mode": "stop", "via": "shared", "why": WHY, "bytes": self._bytes, "rounds": 0}
 
     def bury_source(self) -> None:
         """Wait for nothing: the original ended before the copy ran, and its sockets with it."""

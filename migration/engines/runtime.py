@@ -124,7 +124,7 @@ class EngineRuntime:
             raise Refused(
                 f"{app.name} cannot be moved in mode {wish.mode.value} by {engine}: ask for mode stop"
             )
-        return Choice(Mode.STOP, Via.SHARED)
+        return Choice(Mode.STOP, Via.SHARED, "an engine's containers have no other mode")
 
     def open_passage(self, app: App, destination: Host, folder: Path, deadline: Deadline) -> EnginePassage:
         """Get ready to freeze."""

@@ -225,6 +225,7 @@ class Carrier:
         return {
             "mode": self.choice.mode.value,
             "via": self.choice.via.value,
+            "why": self.choice.why,
             "bytes": self._bytes + late + sum(rounds),
             "rounds": len(rounds),
             "pages_done_ms": self._lazy.pages_done_ms if self._lazy is not None else None,

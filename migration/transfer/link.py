@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
+from pyroute2 import IPRoute
+
 from ..errors import MigrationError
 from ..model import Host
 from ..namespaces import in_netns
@@ -92,6 +94,20 @@ def management(host: Host) -> IPv4Address:
     """Return a host's management address, which a plan has made sure of."""
     assert host.management is not None
     return host.management
+
+
+def bandwidth(host: Host) -> float | None:
+    """Return to how many bytes a second a token bucket limits what a host sends over its link; None for no limit."""
+    return in_netns(host.pid, lambda: _bucket(str(management(host))))
+
+
+def _bucket(address: str) -> float | None:
+    with IPRoute() as ip:
+        for interface in ip.get_addr(address=address):
+            for queue in ip.get_qdiscs(index=interface["index"]):
+                if queue.get_attr("TCA_KIND") == "tbf":
+                    return float(queue.get_nested("TCA_OPTIONS", "TCA_TBF_PARMS")["rate"])
+    return None
 
 
 def uncork(end: socket.socket) -> None:

@@ -67,18 +67,29 @@ def test_memory_and_connection_arrive(scene: Stage, mode: Mode, via: Via) -> Non
     assert json.loads(json.dumps(report.to_json()))["transfer"] == transfer
 
 
-def test_auto_takes_what_suits(scene: Stage) -> None:
-    """A small program is stopped and copied, a large one is moved lazily where the kernel does not track pages."""
+def test_auto_takes_what_suits(tmp_path: Path) -> None:
+    """Programs are stopped and copied as long as that is short; what takes longer, by size or by rate, goes lazily."""
+    with managed(tmp_path, rate=200_000_000) as scene:
+        autos(scene)
+
+
+def autos(scene: Stage) -> None:
+    """Move a small program, and a large one with pause budgets to either side of some 2.5 s."""
     echo = scene.serve("C", "--port", "7009")
     report = scene.migrator().migrate(echo, scene.hosts["D"])
     assert report.transfer is not None
     assert (report.transfer["mode"], report.transfer["via"]) == ("stop", "network")
     program = remember(scene)
-    report = program.migrate("C", Mode.AUTO)
-    assert report.transfer is not None
-    kernel = scene.runtime.kernel
-    assert kernel is not None
-    assert report.transfer["mode"] == ("pre" if kernel.tracks_dirty else "lazy")
+    for budget, mode, to in ((None, "lazy", "C"), (10.0, "stop", "B")):
+        wish = Wish(Mode.AUTO, pause_budget=budget)
+        report = scene.migrator().migrate(program.app, scene.hosts[to], wish=wish)
+        assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+        assert report.transfer is not None
+        kernel = scene.runtime.kernel
+        assert kernel is not None
+        assert report.transfer["mode"] == ("pre" if kernel.tracks_dirty else mode)
+        if not kernel.tracks_dirty:
+            assert f"the pause budget of {budget or 1:g} s" in report.transfer["why"]
 
 
 def test_pre_is_refused_where_nothing_tracks(scene: Stage) -> None:

@@ -23,6 +23,7 @@ from migration.transfer.modes import (
     Wish,
     choose,
     parse_wish,
+    pause,
     suitable,
 )
 from migration.transfer.precopy import LITTLE, MAX_ROUNDS, is_enough
@@ -65,9 +66,43 @@ def test_choice_is_possible_or_refused(
 @given(SIZES, KERNELS)
 def test_auto_always_finds_one(size: int, kernel: Kernel) -> None:
     """Auto never asks for what the kernel lacks, and never makes a small program wait for pages."""
-    mode = suitable(size, kernel)
-    assert choose("app", Wish(), size, kernel, False) == Choice(mode, Via.SHARED)
+    mode, why = suitable(size, kernel, pause(size, Via.SHARED))
+    choice = choose("app", Wish(), size, kernel, False)
+    assert choice == Choice(mode, Via.SHARED)
+    assert choice.why == why
     assert size > SMALL or mode is Mode.STOP
+
+
+@given(
+    SIZES, KERNELS, st.sampled_from(Via), st.floats(0, 1e6), st.booleans(), st.none() | st.floats(1e3, 1e12)
+)
+def test_auto_risks_nothing_within_the_budget(
+    size: int, kernel: Kernel, via: Via, budget: float, has_locks: bool, rate: float | None
+) -> None:
+    """Mode lazy is for what could only be stopped for longer than the budget, and the choice says so."""
+    wish = Wish(Mode.AUTO, via, budget)
+    choice = choose("app", wish, size, kernel, True, has_locks=has_locks, rate=rate)
+    seconds = pause(size, via, rate)
+    if choice.mode is Mode.LAZY:
+        assert seconds > budget
+        assert f"more than the pause budget of {budget:g} s" in choice.why
+    elif choice.mode is Mode.STOP and size > SMALL:
+        assert seconds <= budget or has_locks or not kernel.has_userfault
+        assert "stopping" in choice.why
+    assert choose("app", Wish(Mode.LAZY, via), SMALL, Kernel(False, True), True).why == "asked for"
+
+
+def test_a_slow_link_makes_the_pause_long() -> None:
+    """The estimate knows of the bandwidth of the management links, and of none where pages take another way."""
+    kernel = Kernel(tracks_dirty=False, has_userfault=True)
+    size = 100_000_000
+    assert pause(size, Via.NETWORK) == pytest.approx(0.2)
+    assert pause(size, Via.NETWORK, 12.5e6) == pytest.approx(8)
+    assert pause(size, Via.SHARED, 12.5e6) == pytest.approx(0.05)
+    assert choose("app", Wish(), size, kernel, True).mode is Mode.STOP
+    assert choose("app", Wish(), size, kernel, True, rate=12.5e6).mode is Mode.LAZY
+    assert choose("app", Wish(pause_budget=10), size, kernel, True, rate=12.5e6).mode is Mode.STOP
+    assert choose("app", Wish(pause_budget=0), size, kernel, True).mode is Mode.LAZY
 
 
 def test_wishes_are_read_and_refused() -> None:
@@ -76,6 +111,11 @@ def test_wishes_are_read_and_refused() -> None:
     assert parse_wish(None, None).over(default) == default
     assert parse_wish("lazy", "network").over(default) == Wish(Mode.LAZY, Via.NETWORK)
     assert parse_wish("lazy", None).over(default) == Wish(Mode.LAZY, Via.SHARED)
+    assert parse_wish("auto", None, "2.5").over(default) == Wish(Mode.AUTO, Via.SHARED, 2.5)
+    assert Wish(pause_budget=0).over(Wish(pause_budget=3)).pause_budget == 0
+    for wrong in ("soon", "-1", -0.5, "inf", "nan", ""):
+        with pytest.raises(ValueError, match="is not a pause budget: give seconds, from 0 up"):
+            parse_wish(None, None, wrong)
     with pytest.raises(ValueError, match=r"there is no mode 'fast' \(there are: stop, lazy, pre, auto\)"):
         parse_wish("fast", None)
     with pytest.raises(ValueError, match=r"there is no transfer 'disk' \(there are: network, shared\)"):
