@@ -54,7 +54,7 @@ from .helper import Helper
 from .home import LAZY_CONFIG
 from .hugepages import collapse
 from .link import Link, enlarge, uncork
-from .missing import Missing, lazy_ranges
+from .missing import Missing, lazy_ranges, userfaultfds, wake
 from .pacing import GRACE, STAND, Pacer
 from .pipelimit import large_pipes
 from .relay import listen
@@ -64,8 +64,8 @@ LAZY_LOG = "lazy-pages.log"
 GATE_TIMEOUT = scaled(10.0)
 # So long the program may be got ready for a short freeze; what is not done by then stays as it is.
 COLLAPSE_SECONDS = 3.0
+WAKING = 0.005  # seconds for which those that wait in vain for a page are made to ask again, in each turn
 END_TIMEOUT = scaled(5.0)  # in which an original that was killed is gone
-_USERFAULTFD = "anon_inode:[userfaultfd]"
 
 
 class LazyPages:
@@ -193,6 +193,7 @@ class LazyPages:
             self._wait_for_pages(copy, deadline)
         except MigrationError as ex:
             self._kill(copy)
+            self._daemon.close()  # so that the worker at the other end hears that it is over, and lets go
             self.release_source()
             raise MemoryLost(
                 f"{ex}; part of the program's memory was still at the source and is lost, so it was ended"
@@ -215,7 +216,7 @@ class LazyPages:
 
     def _wait_for_pages(self, copy: int, deadline: Deadline) -> None:
         pacer = Pacer(copy)
-        watch = Watch(Missing(lazy_ranges(self._moved)), copy, self._link.received)
+        watch = self._watch(Missing(lazy_ranges(self._moved)), copy)
         while not pacer.turn(self._daemon.wait_for_end):
             if self._uffd >= 0 and len(userfaultfds(self._daemon.pid)) > 1:
                 self._close_uffd()  # it has forked
@@ -224,13 +225,21 @@ class LazyPages:
                 self._ask_for_all(copy)
                 return
 
+    def _watch(self, missing: Missing, copy: int) -> Watch:
+        return Watch(
+            missing,
+            copy,
+            self._link.received,
+            lambda pids: wake(self._daemon.pid, pids, WAKING),
+        )
+
     def _ask_for_all(self, copy: int) -> None:
         """Let the program stand still and ask for every page that it has not got, which the daemon cannot refuse."""
         missing = Missing(lazy_ranges(self._moved))
         pin(tree.processes(copy))
         try:
             asking = Asking(lambda: missing.touch_all(tree.processes(copy)))
-            watch = Watch(missing, copy, self._link.received)
+            watch = self._watch(missing, copy)
             while not self._daemon.wait_for_end(STAND):
                 if asking.has_all:
                     return
@@ -286,11 +295,6 @@ class LazyPages:
 def fetches_pages(pid: int) -> bool:
     """Say whether a process is a lazy-pages daemon with a program that waits for pages."""
     return bool(userfaultfds(pid))
-
-
-def userfaultfds(pid: int) -> list[tree.OpenFile]:
-    """List the descriptors of a process with which it fills in others' pages."""
-    return [file for file in tree.open_files([pid]) if file.target == _USERFAULTFD]
 
 
 def give_way(pid: int) -> None:

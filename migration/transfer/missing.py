@@ -5,24 +5,34 @@ The second can fail for ever: the kernel fills no piece that lies in two mapping
 of a mapping that was cut in two by mprotect(2) or madvise(2), so it fetches the same piece again and again. But a page
 that is touched it cuts out of the piece; and it makes no difference who touches it: process_vm_readv(2) will do.
 (Reading /proc/PID/mem will not: the kernel does not wait there, and fails.)
+
+It does so only between two attempts at the piece. A fault that it hears of meanwhile it forgets, since the page is on
+its way, and whoever waits does so for ever. So those that wait are woken (UFFDIO_WAKE), upon which they ask again,
+until one of them comes at the right time.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import importlib
 import os
 import struct
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import tree
 from ..images import split
+from ..repair import getfd
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PE_LAZY = 1 << 1  # CRIU's pagemap_entry.flags
 _PATTERN = "pagemap-*.img"
+UFFDIO_WAKE = 0x8010AA02  # <linux/userfaultfd.h>
+_UFFDIO_RANGE = struct.Struct("=QQ")
 _IOVEC = struct.Struct("@PN")  # struct iovec
 _libc = ctypes.CDLL(None, use_errno=True)
 _ENTRY = 8  # bytes of /proc/PID/pagemap for a page; the highest byte of each:
@@ -92,44 +102,74 @@ class Missing:
 
     def count(self, pids: Iterable[int]) -> int:
         """Return how many pages of processes are missing; what was unmapped counts."""
-        return sum(1 for pid in pids for _ in self._absent(pid, self._of(pid)))
+        return sum(there.count(0) for pid in pids for _, there in _presence(pid, self._of(pid)))
 
     def touch_edges(self, pids: Iterable[int]) -> None:
         """Ask for the pages that lie at the edges of mappings, so that no piece lies in two."""
         for pid in pids:
             pieces = list(overlaps(self._of(pid), mappings(pid)))
             edges = (address for one in pieces for address in (one.start, one.end - PAGE))
-            _touch(pid, self._absent(pid, (Range(address, address + PAGE) for address in edges)))
+            _touch(pid, _absent(pid, (Range(address, address + PAGE) for address in edges)))
 
     def touch_all(self, pids: Iterable[int]) -> bool:
         """Ask for every missing page; say whether all are there now (one that may not be read cannot be asked for)."""
         pids = list(pids)
         for pid in pids:
-            _touch(pid, self._absent(pid, overlaps(self._of(pid), mappings(pid))))
-        return not any(
-            True for pid in pids for _ in self._absent(pid, overlaps(self._of(pid), mappings(pid)))
-        )
+            _touch(pid, _absent(pid, overlaps(self._of(pid), mappings(pid))))
+        return not any(True for pid in pids for _ in _absent(pid, overlaps(self._of(pid), mappings(pid))))
 
     def _of(self, pid: int) -> list[Range]:
         """Return the ranges of a process; one that was forked meanwhile has some of those that there are."""
         return self._ranges.get(tree.inside(pid), self._all)
 
-    def _absent(self, pid: int, ranges: Iterable[Range]) -> Iterator[int]:
-        try:
-            pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # it has ended
-            return
-        try:
-            for one in ranges:
-                size = (one.end - one.start) // PAGE * _ENTRY
-                entries = os.pread(pagemap, size, one.start // PAGE * _ENTRY)
-                there = entries[_ENTRY - 1 :: _ENTRY].translate(_THERE)
-                at = there.find(0)
-                while at >= 0:
-                    yield one.start + at * PAGE
-                    at = there.find(0, at + 1)
-        finally:
-            os.close(pagemap)
+
+def _presence(pid: int, ranges: Iterable[Range]) -> Iterator[tuple[int, bytes]]:
+    """Yield the start of each range and, for each page, a byte: 1 if it is there. Nothing if the process has ended."""
+    try:
+        pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        for one in ranges:
+            size = (one.end - one.start) // PAGE * _ENTRY
+            entries = os.pread(pagemap, size, one.start // PAGE * _ENTRY)
+            yield one.start, entries[_ENTRY - 1 :: _ENTRY].translate(_THERE)
+    finally:
+        os.close(pagemap)
+
+
+def _absent(pid: int, ranges: Iterable[Range]) -> Iterator[int]:
+    """Yield the addresses of the pages that are not there."""
+    for start, there in _presence(pid, ranges):
+        at = there.find(0)
+        while at >= 0:
+            yield start + at * PAGE
+            at = there.find(0, at + 1)
+
+
+def wake(daemon: int, pids: Iterable[int], seconds: float) -> None:
+    """For some time, let all that wait for a page of processes ask the daemon for it again and again."""
+    areas = [area for pid in pids for area in mappings(pid)]
+    if not areas:
+        return
+    start, end = min(area.start for area in areas), max(area.end for area in areas)
+    everything = _UFFDIO_RANGE.pack(start, end - start)
+    with ExitStack() as stack:
+        uffds = []
+        for file in userfaultfds(daemon):
+            with suppress(OSError):  # closed meanwhile
+                uffds.append(getfd(daemon, file.fd))
+                stack.callback(os.close, uffds[-1])
+        deadline = time.monotonic() + seconds
+        while uffds and time.monotonic() < deadline:
+            for uffd in uffds:
+                with suppress(OSError):  # its process has ended
+                    fcntl.ioctl(uffd, UFFDIO_WAKE, everything)
+
+
+def userfaultfds(pid: int) -> list[tree.OpenFile]:
+    """List the descriptors of a process with which it fills in others' pages."""
+    return [file for file in tree.open_files([pid]) if file.target == "anon_inode:[userfaultfd]"]
 
 
 def _touch(pid: int, addresses: Iterable[int]) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moving import PYTHON, Stage, says, wait_until
-from transferring import managed
+from transferring import helpers, managed
 
 from migration import tree
 from migration.model import App
 from migration.report import Outcome
+from migration.transfer.carrier import Carrier
+from migration.transfer.missing import userfaultfds
 from migration.transfer.modes import Mode, Via, Wish
 
 pytestmark = pytest.mark.net
@@ -84,3 +89,89 @@ def test_memory_is_that_of_the_frozen_original(scene: Stage, mode: Mode, via: Vi
             if not any(area <= at < area + RSEQ for area in areas)
         ]
         assert wrong == []
+
+
+def last_round(log: Path) -> tuple[int, str]:
+    """Return the number of a program's last complete round, and how it was."""
+    number, word = log.read_text().rpartition("\n")[0].rpartition("\n")[2].split()
+    return int(number), word
+
+
+def see_it_right(app: App) -> None:
+    """See that a program goes on for some rounds, with the memory that it has to have."""
+    number, _ = last_round(app.log)
+    wait_until(lambda: last_round(app.log)[0] > number + 2, "some more rounds")
+    assert last_round(app.log)[1] == "ok"
+
+
+@pytest.mark.parametrize("via", list(Via))
+def test_children_that_nobody_reaped_move_along(scene: Stage, via: Via) -> None:
+    """A zombie has no memory to be fetched, and does not keep that of its parent from being."""
+    app = start(scene, "unreaped", 30, 3)
+    for to in ("C", "B", "C"):
+        report = scene.migrator().migrate(app, scene.hosts[to], wish=Wish(Mode.LAZY, via))
+        assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+        assert [tree.state(child) for child in tree.children(app.pid)] == ["Z"] * 3
+        see_it_right(app)
+
+
+def test_mappings_may_change_while_pages_come(tmp_path: Path) -> None:
+    """Protection, removal, moves and forks do not keep the rest from coming, and what comes is right."""
+    with managed(tmp_path, rate=400_000_000) as scene:
+        app = start(scene, "remapping", 30)
+        wait_until(
+            lambda: last_round(app.log)[0] > 5 if "ok" in app.log.read_text() else False, "some rounds"
+        )
+        for number in range(4):
+            to = scene.hosts["CB"[number % 2]]
+            report = scene.migrator().migrate(app, to, wish=Wish(Mode.LAZY, Via.NETWORK))
+            assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+            see_it_right(app)
+
+
+def test_busy_processes_get_their_pages(scene: Stage) -> None:
+    """Those whose pages are all there take new ones while others still wait for theirs."""
+    app = start(scene, "workers", 4, 12)
+    kept = []
+
+    def look(step: str, when: str) -> None:
+        if (step, when) == ("pages", "before"):
+            kept.append(len(userfaultfds(os.getpid())))
+
+    for number in range(6):
+        to = scene.hosts["CB"[number % 2]]
+        report = scene.migrator(fault=look).migrate(app, to, wish=Wish(Mode.LAZY, Via.NETWORK))
+        assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+        see_it_right(app)
+    # A second descriptor would keep a userfaultfd in the daemon's epoll set when the daemon has closed its own.
+    assert kept == [0] * 6
+
+
+@pytest.mark.parametrize("via", list(Via))
+def test_requests_of_many_threads_are_taken(scene: Stage, via: Via) -> None:
+    """All threads of a program may want a page at once, and the daemon's socket has room for what each asks for."""
+    app = start(scene, "crowd", 500, 30)
+    for to in ("C", "B"):
+        report = scene.migrator().migrate(app, scene.hosts[to], wish=Wish(Mode.LAZY, via))
+        assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+        see_it_right(app)
+
+
+def test_copy_that_cannot_be_let_go_leads_back(scene: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original is the way back until the copy runs, also when its restore worker is killed after the commit."""
+    app = start(scene, "unreaped", 30, 0)
+    pid = app.pid
+    commit = Carrier.commit
+
+    def commit_and_kill(*arguments: Any) -> None:
+        commit(*arguments)
+        (worker,) = helpers(scene.runtime, "restore --rpc")
+        os.kill(worker, signal.SIGKILL)
+        assert scene.runtime.custody.wait_for_death(worker, 5)
+
+    monkeypatch.setattr(Carrier, "commit", commit_and_kill)
+    report = scene.migrator().migrate(app, scene.hosts["C"], wish=Wish(Mode.LAZY, Via.NETWORK))
+    assert report.outcome is Outcome.ROLLED_BACK, report.reason
+    assert "that was while the copy was let go" in str(report.reason)
+    assert (app.host.name, app.pid) == ("B", pid)
+    see_it_right(app)

@@ -18,6 +18,7 @@ from migration.journal import Journal, Note, app_to_json, host_to_json, move_to_
 from migration.model import App, Host
 from migration.recovery import Verdict, recover, understand
 from migration.steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener, NullSteering
+from migration.transfer.home import LAZY_CONFIG
 
 OLD, NEW = IPv4Address("10.0.2.2"), IPv4Address("10.0.3.3")
 APP = App("echo", Host("h2", 2, OLD), 22, Path("/tmp/echo.log"))
@@ -130,13 +131,48 @@ def test_recovery_by_journal_and_by_what_is_there(
     if has_image:
         (tmp_path / "one" / "images").mkdir(parents=True)
         (tmp_path / "one" / "images" / "inventory.img").touch()
-    steering, programs, settled = NullSteering(), Programs(running, half_built), []
+    see_it_recovered(path, Programs(running, half_built), verdict, alive, calls, "running" in records)
+
+
+@pytest.mark.parametrize(
+    ("records", "running", "half_built", "verdict", "alive", "calls"),
+    [
+        (FROZEN, {22, 33}, {33}, Verdict.UNDONE, {22}, BACK),
+        ([*FROZEN, "commit"], {22, 33}, {33}, Verdict.UNDONE, {22}, BACK),
+        ([*FROZEN, "commit"], {22, 33}, set(), Verdict.FINISHED, {33}, FORWARD),
+        ([*FROZEN, "commit", "running"], {22, 33}, set(), Verdict.FINISHED, {33}, FORWARD),
+        ([*FROZEN, "commit", "running"], {33}, set(), Verdict.FINISHED, {33}, FORWARD),
+        ([*FROZEN, "commit", "running"], {22}, set(), Verdict.LOST, set(), BACK),
+    ],
+)
+def test_recovery_of_a_post_copy(
+    tmp_path: Path,
+    records: list[str],
+    running: set[int],
+    half_built: set[int],
+    verdict: Verdict,
+    alive: set[int],
+    calls: list[str],
+) -> None:
+    """Its original is there, frozen, until the last page: it goes on only if the copy has never run."""
+    path = write_journal(tmp_path, *records)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / LAZY_CONFIG).touch()
+    see_it_recovered(path, Programs(running, half_built), verdict, alive, calls, "running" in records)
+
+
+def see_it_recovered(
+    path: Path, programs: Programs, verdict: Verdict, alive: set[int], calls: list[str], has_run: bool
+) -> None:
+    """Recover from a journal, and look at what is left."""
+    folder = path.parent.parent
+    steering, settled = NullSteering(), []
     [done] = recover(path.parent, steering, programs, settled.append)
     assert (done.verdict, programs.running, steering.calls) == (verdict, alive, calls)
     assert settled == [done.app]
-    assert done.app.host.name == ("h3" if verdict is Verdict.FINISHED or "running" in records else "h2")
+    assert done.app.host.name == ("h3" if verdict is Verdict.FINISHED or has_run else "h2")
     assert not path.exists()
-    assert not (tmp_path / "one").exists()
+    assert not (folder / "one").exists()
 
 
 def test_a_way_back_counts_for_the_way_there(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""A program that changes its mappings all the time: `remapping.py MIB`.
+
+Each round it changes the protection of pages in the middle, moves an area, gives pages back, unmaps some, and forks a
+child that looks at what it has. What each page must hold is known: it is filled with its number.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import sys
+import time
+
+PAGE = 4096
+PROT_READ, PROT_WRITE = 1, 2
+MAP_PRIVATE, MAP_ANONYMOUS = 2, 0x20
+MADV_DONTNEED = 4
+MREMAP_MAYMOVE = 1
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+for call in (libc.mprotect, libc.madvise):
+    call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+FAILED = ctypes.c_void_p(-1).value
+
+
+class Area:
+    """Some anonymous pages, and what each holds."""
+
+    def __init__(self, pages: int, first: int) -> None:
+        self.values = list(range(first, first + pages))
+        self.at = libc.mmap(None, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        assert self.at != FAILED, os.strerror(ctypes.get_errno())
+        for number, value in enumerate(self.values):
+            ctypes.memmove(self.at + number * PAGE, value.to_bytes(8, "little") * (PAGE // 8), PAGE)
+
+    def check(self, number: int) -> bool:
+        """Say whether a page holds what it should."""
+        return ctypes.string_at(self.at + number * PAGE, PAGE) == self.values[number].to_bytes(
+            8, "little"
+        ) * (PAGE // 8)
+
+    def change(self) -> None:
+        """Change the mapping in one of the ways there are."""
+        pages = len(self.values)
+        at = random.randrange(pages - 4)
+        start = ctypes.c_void_p(self.at + at * PAGE)
+        way = random.randrange(4)
+        if way == 0:
+            assert libc.mprotect(start, 2 * PAGE, PROT_READ) == 0
+        elif way == 1:
+            assert libc.madvise(start, 2 * PAGE, MADV_DONTNEED) == 0
+            self.values[at : at + 2] = [0, 0]
+        elif way == 2 and pages > 64:
+            end = ctypes.c_void_p(self.at + (pages - 2) * PAGE)
+            assert libc.munmap(end, 2 * PAGE) == 0
+            del self.values[-2:]
+        else:
+            # Only one mapping can be moved at once.
+            assert libc.mprotect(ctypes.c_void_p(self.at), pages * PAGE, PROT_READ | PROT_WRITE) == 0
+            moved = libc.mremap(ctypes.c_void_p(self.at), pages * PAGE, pages * PAGE, MREMAP_MAYMOVE)
+            assert moved != FAILED, os.strerror(ctypes.get_errno())
+            self.at = moved
+
+
+def main() -> None:
+    """Print "ready", then "N ok" for each round, or "N wrong"."""
+    total = int(sys.argv[1]) * (1 << 20) // PAGE
+    each = total // 16
+    areas = [Area(each, 1 + number * each) for number in range(16)]
+    print("ready", flush=True)
+    count, is_right = 0, True
+    while True:
+        count += 1
+        for area in areas:
+            area.change()
+        looked = [(area, random.randrange(len(area.values))) for area in areas for _ in range(16)]
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if all(area.check(number) for area, number in looked) else 1)
+        is_right &= all(area.check(number) for area, number in looked)
+        _, status = os.waitpid(child, 0)
+        is_right &= status == 0
+        if count % 50 == 0:
+            is_right &= all(area.check(number) for area in areas for number in range(len(area.values)))
+        print(count, "ok" if is_right else "wrong", flush=True)
+        time.sleep(0.002)
+
+
+if __name__ == "__main__":
+    main()
