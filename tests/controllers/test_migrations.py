@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controllers.errors import Conflict
+from controllers.errors import Conflict, InvalidRequest
 from controllers.migrations import Migration, MigrationService, OnEvent
 from migration.cancellation import Cancellation
 from migration.errors import Cancelled
@@ -205,3 +205,36 @@ def test_a_view_has_the_reports_fields_from_the_start() -> None:
     assert [view[key] for key in ("id", "state", "app", "source", "destination", "outcome", "reason")] == [
         "m1", "queued", "echo", "h2", "h3", None, None,
     ]  # fmt: skip
+
+
+class Wished:
+    """A mover that notes how memory was to move."""
+
+    def __init__(self) -> None:
+        self.wishes: list[Wish] = []
+
+    def __call__(
+        self,
+        app: str,
+        destination: str,
+        on_event: OnEvent,
+        *,
+        migration_id: str,
+        cancellation: Cancellation,
+        wish: Wish,
+    ) -> Report:
+        self.wishes.append(wish)
+        return Report(migration_id, app, "h2", destination, "process", Outcome.COMPLETED)
+
+
+def test_the_pause_budget_is_passed_on_or_refused() -> None:
+    """Zero counts as said; what is no time is answered with one sentence, and nothing is queued."""
+    mover = Wished()
+    queue = service(mover, 1)
+    for asked in (None, 0, 2.5, "0.5"):
+        queue.wait(queue.submit("a", "h3", pause_budget=asked).id, 5)
+    assert [wish.pause_budget for wish in mover.wishes] == [None, 0, 2.5, 0.5]
+    for wrong in (-1, "soon", float("nan"), float("inf")):
+        with pytest.raises(InvalidRequest, match="is not a pause budget: give seconds, from 0 up"):
+            queue.submit("a", "h3", pause_budget=wrong)
+    assert len(mover.wishes) == 4
