@@ -31,7 +31,9 @@ from topo.processes import AdoptedProcess, ProcessName
 READY_TIMEOUT = scaled(15.0)  # seconds
 STOP_TIMEOUT = scaled(5.0)
 _ATTEMPT_S = 0.2  # for an answer, before it is looked whether the process still runs
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and an empty SETTINGS frame
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
+    (0, 0, 0, 4, 0, 0, 0, 0, 0)
+)  # and an empty SETTINGS frame
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import importlib
 import os
 import struct
 import time
@@ -24,7 +23,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import tree
+from .. import messages, tree
 from ..images import split
 from ..repair import getfd
 
@@ -52,7 +51,7 @@ Ranges = dict[int, list[Range]]
 
 def lazy_ranges(images: Path) -> Ranges:
     """Return what of each process, by its PID inside, an image leaves to be fetched later."""
-    messages = importlib.import_module("pycriu.images.pagemap_pb2")
+    pagemap = messages.load(messages.PAGEMAP)
     found: Ranges = {}
     for path in images.glob(_PATTERN):
         number = path.stem.partition("-")[2]
@@ -61,7 +60,7 @@ def lazy_ranges(images: Path) -> Ranges:
         _, (_, *entries) = split(path.read_bytes())
         ranges = found.setdefault(int(number), [])
         for message in entries:
-            entry = messages.pagemap_entry.FromString(message)
+            entry = pagemap.pagemap_entry.FromString(message)
             if entry.flags & PE_LAZY:
                 pages = entry.nr_pages or entry.compat_nr_pages
                 ranges.append(Range(entry.vaddr, entry.vaddr + pages * PAGE))
