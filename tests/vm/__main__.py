@@ -19,6 +19,7 @@ from .steps import VERIFIER, Step, plan
 from .systems import DISTRIBUTIONS, System, choose
 
 _LIMIT_S = 3 * 3600
+_RESTARTS = 3
 _SCRATCH = Path("/var/tmp")
 """Where a machine's disks are while it runs: they may be too large for a /tmp in memory."""
 
@@ -105,7 +106,22 @@ def _run(systems: list[System], steps: list[Step], options: argparse.Namespace) 
 def _one(
     system: System, steps: list[Step], kept: Path, objects: Path, options: argparse.Namespace
 ) -> machine.Outcome:
-    """Boot one system with its work disk, and keep what it leaves."""
+    """Boot one system until it has come to its last step, and keep what it leaves."""
+    outcome = _boot(system, steps, kept, objects, options)
+    while outcome.is_emulators_fault and outcome.restarts < _RESTARTS:
+        done = {row["name"] for row in outcome.steps}
+        left = [step for step in steps if step.name not in done]
+        _say(
+            f"{system.label}: the emulator has run into a half-written instruction; again, from {left[0].name}"
+        )
+        outcome = outcome.followed_by(_boot(system, left, kept, objects, options))
+    return outcome
+
+
+def _boot(
+    system: System, steps: list[Step], kept: Path, objects: Path, options: argparse.Namespace
+) -> machine.Outcome:
+    """Boot one system once, with its work disk."""
     with tempfile.TemporaryDirectory(prefix="p4ferry-vm-", dir=_SCRATCH) as name:
         scratch = Path(name)
         boot = rootfs.prepare(system, scratch, _say)
@@ -117,11 +133,8 @@ def _one(
         if objects.is_dir():
             shutil.copytree(objects, work / "objects")
         if system.modules is not None:
-            shutil.copytree(
-                system.modules,
-                work / "modules" / system.label,
-                ignore=shutil.ignore_patterns("build", "source"),
-            )
+            unwanted = shutil.ignore_patterns("build", "source")
+            shutil.copytree(system.modules, work / "modules" / system.label, ignore=unwanted)
         disk = scratch / "work.img"
         machine.make_work_disk(work, disk)
         _say(f"linux {system.label} on {system.distribution.name}")
@@ -131,7 +144,8 @@ def _one(
             )
         finally:
             if (console := scratch / "console.log").exists():
-                shutil.copy(console, kept)
+                with (kept / "console.log").open("ab") as file:
+                    file.write(console.read_bytes())
         machine.read_results(disk, kept, outcome)
         return outcome
 

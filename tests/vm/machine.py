@@ -8,6 +8,7 @@ import os
 import selectors
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,16 @@ class Outcome:
     failure: str = ""
     boot_s: float = 0.0
     seconds: float = 0.0
+    restarts: int = 0
+    is_emulators_fault: bool = False
+    """It ended by an int3 of the kernel's own text patching, which an emulator with several threads does not carry."""
+
+    def followed_by(self, later: Outcome) -> Outcome:
+        """Return what came of both, the later one having gone on where this one ended."""
+        # fmt: off
+        return Outcome(later.machine or self.machine, self.steps + later.steps, later.failure, self.boot_s,
+                       self.seconds + later.seconds, self.restarts + 1, later.is_emulators_fault)
+        # fmt: on
 
 
 @functools.cache
@@ -118,6 +129,7 @@ def _follow(
                 say(what)
     if not is_done and not outcome.failure:
         outcome.failure = "it ended before its last step"
+        outcome.is_emulators_fault = b"Oops: int3" in log.read_bytes()
 
 
 def make_work_disk(folder: Path, target: Path) -> None:
@@ -134,8 +146,12 @@ def read_results(work: Path, folder: Path, outcome: Outcome) -> None:
     """Copy results/ from a work disk into a folder, and the rows into the outcome."""
     # A machine that was ended leaves its journal to be replayed; status 1: errors corrected.
     subprocess.run(["e2fsck", "-fy", str(work)], capture_output=True, check=False)
-    command = ["debugfs", "-R", f"rdump /results {folder}", str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory(dir=work.parent) as name:
+        command = ["debugfs", "-R", f"rdump /results {name}", str(work)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        new = Path(name) / "results"
+        if new.is_dir():  # beside those of a machine that was started before, if any
+            shutil.copytree(new, folder / "results", dirs_exist_ok=True)
     found = folder / "results"
     if done.returncode != 0 or not found.is_dir():
         outcome.failure = outcome.failure or f"its results cannot be read: {done.stderr.strip()}"

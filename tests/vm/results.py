@@ -53,6 +53,9 @@ def table(kernels: dict[str, tuple[Outcome, list[Row]]]) -> str:
     lines.append("| slower than the reference machine | " + " | ".join(slow) + " |")
     boots = [f"{outcome.boot_s:.0f} s" if outcome.boot_s else "no" for outcome, _ in kernels.values()]
     lines.append("| start to first step | " + " | ".join(boots) + " |")
+    restarts = [outcome.restarts for outcome, _ in kernels.values()]
+    if any(restarts):
+        lines.append("| started again, the emulator having failed | " + " | ".join(map(str, restarts)) + " |")
     names = list(dict.fromkeys(row.step for _, made in kernels.values() for row in made))
     for name in names:
         cells = []

@@ -8,11 +8,13 @@ gets a line at each step's begin and end. Standard library only: it runs under t
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
 import pwd
 import signal
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -28,6 +30,18 @@ def say(text: str) -> None:
     """Write a line to the console, which the outside reads."""
     with open("/dev/ttyS0", "w") as console:  # noqa: PTH123 - a device
         console.write(f"p4ferry-vm: {text}\n")
+
+
+def keep_scheduler_hooks() -> int:
+    """Open a perf event that stays, and return its descriptor, or -1.
+
+    CRIU sets hardware breakpoints, upon which the kernel patches its scheduler (static key perf_sched_events), again
+    and again. An emulator with a thread for each processor runs into the half-written instruction now and then ("Oops:
+    int3 … RIP: __schedule"). With an event that stays it is patched once, while nothing else goes on.
+    """
+    # struct perf_event_attr: type PERF_TYPE_SOFTWARE, size PERF_ATTR_SIZE_VER0, config PERF_COUNT_SW_DUMMY
+    attributes = struct.pack("=IIQ", 1, 64, 9) + bytes(48)
+    return int(ctypes.CDLL(None).syscall(298, attributes, 0, -1, -1, 0))  # perf_event_open(2)
 
 
 def slowness() -> float:
@@ -94,6 +108,7 @@ def main() -> None:
         RESULTS.mkdir(exist_ok=True)
         os.chmod(RESULTS, 0o1777)  # noqa: PTH101
         plan = json.loads((WORK / "plan.json").read_text())
+        keep_scheduler_hooks()
         home = Path(pwd.getpwnam(USER).pw_dir)
         slow = slowness()
         pretty = dict(
