@@ -243,6 +243,8 @@ class LazyPages:
             while not self._daemon.wait_for_end(STAND):
                 if asking.has_all:
                     return
+                if asking.is_over:  # one process has forked another meanwhile
+                    asking = Asking(lambda: missing.touch_all(tree.processes(copy)))
                 watch.look()
         finally:
             unpin(copy)

@@ -1,13 +1,13 @@
 """Which pages of a post-copy are still missing, and asking for them from outside.
 
 A lazy-pages daemon fetches by two ways: what the program touches, page by page, and meanwhile the rest in large pieces.
-The second can fail for ever: the kernel fills no piece that lies in two mappings (ENOENT), and the daemon hears nothing
+The second can fail forever: the kernel fills no piece that lies in two mappings (ENOENT), and the daemon hears nothing
 of a mapping that was cut in two by mprotect(2) or madvise(2), so it fetches the same piece again and again. But a page
 that is touched it cuts out of the piece; and it makes no difference who touches it: process_vm_readv(2) will do.
 (Reading /proc/PID/mem will not: the kernel does not wait there, and fails.)
 
 It does so only between two attempts at the piece. A fault that it hears of meanwhile it forgets, since the page is on
-its way, and whoever waits does so for ever. So those that wait are woken (UFFDIO_WAKE), upon which they ask again,
+its way, and whoever waits does so forever. So those that wait are woken (UFFDIO_WAKE), upon which they ask again,
 until one of them comes at the right time.
 """
 
@@ -111,7 +111,7 @@ class Missing:
             _touch(pid, _absent(pid, (Range(address, address + PAGE) for address in edges)))
 
     def touch_all(self, pids: Iterable[int]) -> bool:
-        """Ask for every missing page; say whether all are there now (one that may not be read cannot be asked for)."""
+        """Ask for all missing pages that may be read; return True if none is missing now."""
         pids = list(pids)
         for pid in pids:
             _touch(pid, _absent(pid, overlaps(self._of(pid), mappings(pid))))

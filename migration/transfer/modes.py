@@ -159,7 +159,7 @@ def suitable(
     pause in mode stop, which can, too.
     """
     if size <= SMALL:
-        return Mode.STOP, f"{_mib(size)} are stopped and copied in no time"
+        return Mode.STOP, f"{_mib(size)} are stopped and copied at once"
     if kernel.tracks_dirty:
         return Mode.PRE, f"{_mib(size)}, and this kernel tracks which pages are written"
     stopping = f"stopping {_mib(size)} takes about {seconds:.2g} s"

@@ -1,4 +1,4 @@
-"""Memory that the kernel writes to when its process ends; all threads wait for ever, so nobody else does.
+"""Memory that the kernel writes to when its process ends; all threads wait forever, so nobody else does.
 
 `kernel_writes.py MIB`: threads (clear_child_tid, rseq), robust mutexes with and without priority inheritance that a
 living thread holds, an asynchronous poll that is pending. Prints "ready" and the addresses of the threads' rseq areas,
@@ -48,7 +48,7 @@ def hold_mutexes(page: int) -> None:
         checked(libc.pthread_mutex_lock(mutex))
 
 
-def wait_for_ever(ready: threading.Semaphore, never: threading.Lock, page: int) -> None:
+def wait_forever(ready: threading.Semaphore, never: threading.Lock, page: int) -> None:
     """Be one of the threads."""
     hold_mutexes(page)
     areas.append(libc.pthread_self() + ctypes.c_ssize_t.in_dll(libc, "__rseq_offset").value)
@@ -56,7 +56,7 @@ def wait_for_ever(ready: threading.Semaphore, never: threading.Lock, page: int) 
     never.acquire()
 
 
-def poll_for_ever() -> None:
+def poll_forever() -> None:
     """Ask asynchronously for what never comes."""
     context = ctypes.c_ulong(0)
     checked(libc.syscall(SYS_IO_SETUP, 4, ctypes.byref(context)))
@@ -80,10 +80,10 @@ def main() -> None:
     never.acquire()
     for number in range(THREADS):
         arguments = (ready, never, start + number * mmap.PAGESIZE)
-        threading.Thread(target=wait_for_ever, args=arguments, daemon=True).start()
+        threading.Thread(target=wait_forever, args=arguments, daemon=True).start()
     for _ in range(THREADS):
         ready.acquire()
-    poll_for_ever()
+    poll_forever()
     areas.append(libc.pthread_self() + ctypes.c_ssize_t.in_dll(libc, "__rseq_offset").value)
     print("ready", *areas, flush=True)
     signal.pause()
