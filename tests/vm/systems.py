@@ -59,7 +59,7 @@ def _given(image: Path, modules: str, root: str) -> System:
     if not (folder / "modules.dep").is_file():
         raise VmError(
             f"{image} is Linux {version}, and its modules are not at {folder} (no modules.dep there): name the folder "
-            "lib/modules/VERSION of its package with MODULES="
+            f"lib/modules/VERSION of its package with MODULES=, and call depmod -b FOLDER {version} if it is new"
         )
     names = [found.name for found in DISTRIBUTIONS]
     if root and root not in names:
