@@ -60,10 +60,10 @@ def test_every_request_comes_back() -> None:
 
 
 def test_rate_is_kept() -> None:
-    """The grid of deadlines gives the rate that was asked for, and never more; a busy machine may miss some."""
+    """The grid of deadlines gives the rate that was asked for."""
     with server() as port:
         result = client(port, "--duration", "1", "--rate", "400")
-    assert 200 <= result["requests"] <= 401
+    assert 360 <= result["requests"] <= 401
 
 
 def test_dual_stack_and_datagrams() -> None:
