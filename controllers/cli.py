@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import queue
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any, NamedTuple
 
 import httpx
@@ -49,7 +53,7 @@ class Client:
     """The API, as far as the commands need it."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self.url = url
         self._http = httpx.Client(base_url=url, timeout=30.0, trust_env=False)
 
     def get(self, path: str) -> Any:
@@ -75,7 +79,7 @@ class Client:
         return answer.text
 
     def _nobody(self, ex: Exception) -> ClientError:
-        return ClientError(f"no p4ferry controller answers at {self._url}: {ex}")
+        return ClientError(f"no p4ferry controller answers at {self.url}: {ex}")
 
     def _request(self, method: str, path: str, **more: Any) -> Any:
         try:
@@ -87,7 +91,7 @@ class Client:
         try:
             body = answer.json()
         except ValueError as ex:
-            raise ClientError(f"what answers at {self._url} is not a p4ferry controller") from ex
+            raise ClientError(f"what answers at {self.url} is not a p4ferry controller") from ex
         if answer.is_error:
             raise ClientError(
                 body.get("error", answer.reason_phrase) if isinstance(body, dict) else answer.text
@@ -207,38 +211,73 @@ def _migrate(arguments: argparse.Namespace, client: Client, console: Console) ->
     """Ask for a migration and follow it to its end, unless that is not wanted."""
     body = {name: getattr(arguments, name) for name in ("destination", "mode", "transfer", "pause_budget")}
     body |= {"app": arguments.app[0]} if len(arguments.app) == 1 else {"apps": arguments.app}
-    id = client.post("/migrations", {name: value for name, value in body.items() if value is not None})["id"]
+    body = {name: value for name, value in body.items() if value is not None}
     if arguments.no_wait:
-        print(id)
+        print(client.post("/migrations", body)["id"])
         return 0
     if arguments.json:
         console = Console(quiet=True)
-    with Progress(console, f"{id}: {','.join(arguments.app)} to {arguments.destination}") as progress:
-        interrupted = not _follow(client, id, progress)
-    status = _show_report(client.get(f"/migrations/{id}"), arguments.json, console)
-    return INTERRUPTED if interrupted else status
-
-
-def _follow(client: Client, id: str, progress: Progress) -> bool:
-    """Show a migration's steps until it is over; Ctrl-C cancels it. Says whether it was left alone."""
-    last, left_alone = 0, True  # 0: also what happened between the request and this one
-    while True:
-        try:
+    with _CancelOnCtrlC(Client(client.url)) as ctrl_c:
+        id = client.post("/migrations", body)["id"]
+        with Progress(console, f"{id}: {','.join(arguments.app)} to {arguments.destination}") as progress:
             progress.begin()
-            for event in client.events(last):
-                last = event.number
-                if event.data.get("id") == id and event.kind == "migration_progress":
-                    progress.show(event.data)
-                if event.data.get("id") == id and event.kind == "migration_ended":
-                    return left_alone
-            return left_alone
-        except KeyboardInterrupt:
-            left_alone = False
-            try:
-                client.delete(f"/migrations/{id}")
-                progress.say(f"cancelling {id}")
-            except ClientError as ex:
-                progress.say(str(ex))
+            ctrl_c.cancels(id, progress.say)
+            _follow(client, id, progress)
+    status = _show_report(client.get(f"/migrations/{id}"), arguments.json, console)
+    return INTERRUPTED if ctrl_c.was_pressed else status
+
+
+def _follow(client: Client, id: str, progress: Progress) -> None:
+    """Show a migration's steps until it is over."""
+    for event in client.events(0):  # from the first: some came between the request and this one
+        if event.data.get("id") != id:
+            continue
+        if event.kind == "migration_progress":
+            progress.show(event.data)
+        elif event.kind == "migration_ended":
+            return
+
+
+class _CancelOnCtrlC:
+    """A context manager in which SIGINT takes a migration back instead of raising KeyboardInterrupt.
+
+    An exception that comes out of the middle of the HTTP library may be lost there or leave its locks taken, so that
+    the command hangs. The signal only wakes a thread, which asks with a client of its own.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._pressed: queue.SimpleQueue[bool] = queue.SimpleQueue()  # put() may be in a handler
+        self._thread: threading.Thread | None = None
+        self.was_pressed = False
+
+    def __enter__(self) -> _CancelOnCtrlC:
+        self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def _press(self, _number: int, _frame: FrameType | None) -> None:
+        self.was_pressed = True
+        self._pressed.put(True)
+
+    def cancels(self, id: str, say: Callable[[str], None]) -> None:
+        """From now on, and for what was pressed before, cancel migration `id` and say what came of it."""
+
+        def work() -> None:
+            while self._pressed.get():
+                try:
+                    self._client.delete(f"/migrations/{id}")
+                    say(f"cancelling {id}")
+                except ClientError as ex:
+                    say(str(ex))
+
+        self._thread = threading.Thread(target=work, name="ctrl-c", daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        self._pressed.put(False)
+        if self._thread is not None:
+            self._thread.join()
 
 
 def _cancel(arguments: argparse.Namespace, client: Client, console: Console) -> int:

@@ -48,7 +48,7 @@ class Step:
 
 
 class Progress:
-    """A context manager; not for several threads."""
+    """A context manager; for one thread, except for `say` once it has begun (rich locks the console)."""
 
     def __init__(self, console: Console, title: str, *, gentle: bool = False) -> None:
         self.steps: list[Step] = []
