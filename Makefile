@@ -50,9 +50,11 @@ test: setup      ## the whole suite, as root (ARGS="-k name")
 fault-matrix: setup ## every fault at every step of a migration, with a table at the end
 	@$(AS_ROOT) env P4FERRY_FAULT_MATRIX=full $(PY) -m pytest -q tests/faults $(ARGS)
 
+# As it was typed: make would take a $$ in it for one of its own variables.
+vm-test: export VM_COMMAND := $(value COMMAND)
 vm-test: vm-setup ## the project on other kernels, in virtual machines (KERNEL=6.1|6.12|PATH|all COMMAND="…" STEPS="…" REDUCED=1)
 	@$(AS_ROOT) $(PY) -m tests.vm --kernel "$(or $(KERNEL),all)" --modules "$(MODULES)" --root "$(ROOT)" \
-	    --command "$$COMMAND" --steps "$(STEPS)" $(if $(filter-out 0,$(REDUCED)),--reduced) $(ARGS)
+	    --command "$$VM_COMMAND" --steps "$(STEPS)" $(if $(filter-out 0,$(REDUCED)),--reduced) $(ARGS)
 
 vm-setup:
 	@VM=1 scripts/setup
