@@ -54,6 +54,12 @@ def find_groups(cgroup: str, mounts: list[Mount]) -> dict[str, Path]:
     return groups
 
 
+def paths_of(pid: int) -> dict[str, str]:
+    """Return the path of a process's group in each hierarchy, by the hierarchy's controllers as /proc names them."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return {names: path for _, names, path in (line.split(":", 2) for line in lines)}
+
+
 def groups_of(pid: int) -> dict[str, Path]:
     """Return a process's groups."""
     mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())

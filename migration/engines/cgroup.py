@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cgroups import UNIFIED, groups_of
+from ..cgroups import UNIFIED, groups_of, paths_of
 from ..errors import MigrationError
 from ..slowness import scaled
 
@@ -83,6 +83,15 @@ def group_of(pid: int) -> Path | None:
     """Return a group that is the container's own, in whichever hierarchy there is."""
     groups = _groups(pid)
     return groups.get("freezer") or groups.get("pids") or groups.get(UNIFIED)
+
+
+def moved_paths(source: int, copy: int) -> dict[str, str]:
+    """Return where what is in the groups of one process would be in those of another: paths, old and new."""
+    try:
+        before, after = paths_of(source), paths_of(copy)
+    except OSError:  # one of them has ended, which others notice
+        return {}
+    return {old: after[names] for names, old in before.items() if old not in ("/", after.get(names, old))}
 
 
 def _groups(pid: int) -> dict[str, Path]:

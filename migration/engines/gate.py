@@ -30,7 +30,7 @@ from .image import DESCRIPTORS
 
 MARKER = "p4ferry-"
 ANY = f"{MARKER}*"
-PATIENCE = 30.0  # seconds until the engine has come to the image
+PATIENCE = scaled(30.0)  # seconds until the engine has come to the image
 SETTLE_TIMEOUT = scaled(2.0)
 _POLL = 0.002
 

@@ -3,7 +3,12 @@
 An engine's restore ends with the program running; there is no step in between. But CRIU restores a process that was
 stopped (by SIGSTOP) as a stopped one. So the copy is called that in its core-*.img, and SIGCONT is what lets it run.
 
+The image also names the control groups of its processes, by their paths. On version 2 runc does not tell CRIU where the
+new container's are (for version 1 it does), so the copy would be put into the original's, which is frozen. They are
+renamed here.
+
     core-PID.img: two 32-bit magics, a 32-bit length, one core_entry
+    cgroup.img: the same, one cgroup_entry: whole paths in `path`, and in `dir_name` where it is no child's
 """
 
 from __future__ import annotations
@@ -16,10 +21,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..images import INVENTORY_IMAGE, BadImage
+from ..images import INVENTORY_IMAGE, BadImage, join, split
 
 # include/task-state.h of CRIU
 ALIVE, STOPPED = 1, 3
+CGROUP_IMAGE = "cgroup.img"
 DESCRIPTORS = "descriptors.json"
 KEPT = ".kept"
 KEPT_INVENTORY, KEPT_DESCRIPTORS = INVENTORY_IMAGE + KEPT, DESCRIPTORS + KEPT
@@ -39,6 +45,33 @@ def as_stopped(image: bytes, core: Any) -> bytes:
     entry.tc.task_state = STOPPED
     message: bytes = entry.SerializeToString()
     return image[:_HEADER] + _LENGTH.pack(len(message)) + message
+
+
+def regrouped(image: bytes, groups: Mapping[str, str], cgroup: Any) -> bytes:
+    """Return a cgroup.img with other paths; `groups` are pairs of old and new, which hold for what is below, too."""
+    magics, messages = split(image)
+    return join(magics, [_regrouped(message, groups, cgroup) for message in messages])
+
+
+def _regrouped(message: bytes, groups: Mapping[str, str], cgroup: Any) -> bytes:
+    entry = cgroup.cgroup_entry.FromString(message)
+    for one in (member for found in entry.sets for member in found.ctls):
+        for old, new in groups.items():
+            if (path := _below(one.path, old, new)) is not None:
+                if one.cgns_prefix == len(old):  # the part that the processes' cgroup namespace hides
+                    one.cgns_prefix = len(new)
+                one.path = path
+                break
+    for one in (folder for controller in entry.controllers for folder in controller.dirs):
+        paths = (_below(one.dir_name, old, new) for old, new in groups.items())
+        one.dir_name = next((path for path in paths if path is not None), one.dir_name)
+    changed: bytes = entry.SerializeToString()
+    return changed
+
+
+def _below(path: str, old: str, new: str) -> str | None:
+    """Return the path in `new` of what is in `old`; None if it is not there."""
+    return new + path[len(old) :] if path == old or path.startswith(f"{old}/") else None
 
 
 def copy(images: Path, folder: Path) -> None:

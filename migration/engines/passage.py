@@ -32,10 +32,10 @@ from ..repair import silence, unrepair
 from ..runtime import Releasing, nothing_to_release
 from . import criuconf
 from .calls import END_TIMEOUT, Call, kill, see_untraced, take
-from .cgroup import freezer_of
+from .cgroup import freezer_of, moved_paths
 from .driver import TWIN, Contained, Driver, EngineSilent
 from .gate import Gate, is_stopped, streams_of
-from .image import KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, stop_all
+from .image import CGROUP_IMAGE, KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, regrouped, stop_all
 from .layer import Layer, append_log, unmount_left
 from .revival import Messages, let_go, revive
 
@@ -154,7 +154,7 @@ class EnginePassage:
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Put the image behind the gate, and copy what has changed of the files."""
-        size = stop_all(self.images, changed, self._messages.core)
+        size = stop_all(self.images, {**changed, **self._regrouped()}, self._messages.core)
         mapped = frozenset(tree.shared_maps(tree.processes(self._pid)))
         files = self._layer.sync(mapped)
         assert self._twin is not None
@@ -264,6 +264,14 @@ class EnginePassage:
             self._stack.close()
 
     # ---- inside
+
+    def _regrouped(self) -> dict[str, bytes]:
+        """Return the image of the control groups with the twin's, in which CRIU waits at the gate, if there is one."""
+        groups = moved_paths(self._pid, self._at_gate.pid)
+        image = self.images / CGROUP_IMAGE
+        if not groups or not image.exists():
+            return {}
+        return {CGROUP_IMAGE: regrouped(image.read_bytes(), groups, self._messages.cgroup)}
 
     @property
     def _at_gate(self) -> Gate:

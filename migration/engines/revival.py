@@ -34,6 +34,7 @@ class Messages:
     """What is in CRIU's images, as the CRIU in use has it (pycriu.images)."""
 
     core: Any
+    cgroup: Any
     fdinfo: Any
     tcp_stream: Any
 

@@ -68,7 +68,9 @@ class EngineRuntime:
     def messages(self) -> Messages:
         """The messages of the images."""
         criu: Criu = self._processes.criu
-        return Messages(messages.load(messages.CORE), criu.fdinfo, criu.tcp_stream)
+        return Messages(
+            messages.load(messages.CORE), messages.load(messages.CGROUP), criu.fdinfo, criu.tcp_stream
+        )
 
     def check(self, app: App, destination: Host, surroundings: Surroundings) -> None:
         """Refuse a container that its engine could not carry."""

@@ -25,13 +25,14 @@ from migration.engines.image import (
     STOPPED,
     as_stopped,
     copy,
+    regrouped,
     stop_all,
 )
 from migration.engines.podman import as_create
 from migration.engines.revival import wait_until_over
 from migration.errors import MigrationError
 from migration.groups import Party
-from migration.images import BadImage
+from migration.images import BadImage, join, split
 from migration.journal import app_from_json, app_to_json
 from migration.model import App, EngineContainer, Host
 from topo.waiting import wait_until
@@ -228,3 +229,33 @@ def test_an_original_is_restored_when_it_has_been_taken_apart(last: str | None) 
     else:
         wait_until_over(driver, found)
     assert said == []
+
+
+def test_control_groups_in_an_image_are_the_twins() -> None:
+    """Also those below, and the length of what a namespace hides; what only begins alike is another group."""
+    cgroup_pb2 = messages.load(messages.CGROUP)
+    old, new = "/machine.slice/libpod-aa.scope", "/machine.slice/pod/libpod-bbb.scope"
+    entry = cgroup_pb2.cgroup_entry()
+    for number, path in enumerate((old, f"{old}/worker", f"{old}x", "/"), 1):
+        found = entry.sets.add(id=number)
+        found.ctls.add(name="", path=path, cgns_prefix=len(old))
+        entry.controllers.add(cnames=[""]).dirs.add(dir_name=path).children.add(dir_name="worker")
+    magics = b"12345678"
+    image = regrouped(join(magics, [entry.SerializeToString()]), {old: new}, cgroup_pb2)
+    assert split(image)[0] == magics
+    changed = cgroup_pb2.cgroup_entry.FromString(split(image)[1][0])
+    expected = [new, f"{new}/worker", f"{old}x", "/"]
+    assert [found.ctls[0].path for found in changed.sets] == expected
+    assert [found.ctls[0].cgns_prefix for found in changed.sets] == [len(new), len(new), len(old), len(old)]
+    assert [one.dirs[0].dir_name for one in changed.controllers] == expected
+    assert {one.dirs[0].children[0].dir_name for one in changed.controllers} == {"worker"}
+
+
+def test_groups_that_differ_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root, in which everything is, is not, and neither is what both share."""
+    paths = {
+        1: {"": "/a/x", "cpu,cpuacct": "/a/x", "name=systemd": "/a/x", "pids": "/same", "freezer": "/"},
+        2: {"": "/b/y", "cpu,cpuacct": "/b/y", "name=systemd": "/b/y", "pids": "/same", "freezer": "/f"},
+    }
+    monkeypatch.setattr(cgroup, "paths_of", paths.__getitem__)
+    assert cgroup.moved_paths(1, 2) == {"/a/x": "/b/y"}
