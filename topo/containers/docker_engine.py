@@ -22,6 +22,8 @@ _TIMEOUT = scaled(60.0)  # seconds for any answer
 _JOINS = "container:"  # the network mode of a container that uses another one's network
 # What runc answers through the daemon when the first program of a container is not there.
 _NO_COMMAND = ("no such file or directory", "executable file not found")
+_OF_RUNC = "OCI runtime create failed"
+"""Docker says in the same words that a helper of its own, apparmor_parser, is not there."""
 
 
 class DockerEngine:
@@ -94,7 +96,7 @@ class DockerEngine:
             self.remove(made)
             if not isinstance(ex, APIError):
                 raise
-            if any(words in _reason(ex) for words in _NO_COMMAND) and ": exec: " in _reason(ex):
+            if _lacks_command(_reason(ex)):
                 raise NoSuchCommand(
                     f"image {spec.image} has no {' '.join(command[:1]) or 'such command'}"
                 ) from ex
@@ -219,3 +221,8 @@ def _unreachable(address: str) -> str:
         return f"Docker is not installed; {SETUP}"
     remedy = "start its daemon (scripts/dockerd &, or systemctl start docker), or set DOCKER_HOST"
     return f"Docker does not answer at {address}: {remedy}"
+
+
+def _lacks_command(reason: str) -> bool:
+    """Say whether a container was not started since its image has no such command."""
+    return _OF_RUNC in reason and ": exec: " in reason and any(words in reason for words in _NO_COMMAND)

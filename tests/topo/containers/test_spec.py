@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from topo.containers import docker_engine
 from topo.containers.limits import Limits
 from topo.containers.spec import ContainerSpec, parse_spec
 from topo.errors import BadNetwork
@@ -84,3 +85,25 @@ def test_mistakes(asked: dict[str, Any], message: str) -> None:
         with pytest.raises(BadNetwork, match=f"^{re.escape(message)}$"):
             add("d1", **{"dimage": "x", **asked})
     assert net.hosts() == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "lacks"),
+    [
+        (
+            'OCI runtime create failed: runc create failed: … process: exec: "x": executable file not found',
+            True,
+        ),
+        (
+            'OCI runtime create failed: … caused: exec: "/x": stat /x: no such file or directory: unknown',
+            True,
+        ),
+        ("OCI runtime create failed: … error mounting: no such file or directory", False),
+        (
+            'AppArmor … could not be loaded: … error: exec: "apparmor_parser": executable file not found',
+            False,
+        ),
+    ],
+)
+def test_only_the_images_own_command_is_missed(reason: str, lacks: bool) -> None:
+    assert docker_engine._lacks_command(reason) is lacks
