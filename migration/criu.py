@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import criu_log, messages, tree
+from . import criu_log, messages, preload, tree
 from .criu_version import OLDEST, parse_version
 from .custody import PROJECT, Custody, HasDescriptor
 from .deadline import Deadline, Timeouts
@@ -122,19 +122,23 @@ class Aside(Protocol):
 
 
 class Worker:
-    """One `criu swrk` in the namespaces of a host, for one dump or restore."""
+    """One `criu swrk` in the namespaces of a process, for one dump or restore."""
 
     def __init__(
         self,
         criu: Criu,
         custody: Custody,
-        host: int,
+        place: int,
         action: str,
         log: Path,
         *files: HasDescriptor,
         deadline: Deadline | None = None,
+        copy_mounts: bool = False,
     ) -> None:
-        """Start the worker; `files` are its descriptors from 4 on."""
+        """Start the worker in the namespaces of the process `place`; `files` are its descriptors from 4 on.
+
+        With `copy_mounts` it has a copy of the mounts of its own, which is what it restores gets.
+        """
         self._rpc = criu.rpc
         self._custody = custody
         self._action = action
@@ -145,7 +149,9 @@ class Worker:
         """It did not answer in time: only a signal will end it."""
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
-            self.pid = custody.start_criu(host, [str(criu.binary), *BY_SIZE, "swrk", "3"], other, *files)
+            argv = [str(criu.binary), *BY_SIZE, "swrk", "3"]
+            env = preload.environment()
+            self.pid = custody.start_criu(place, argv, other, *files, env=env, copy=copy_mounts)
         self.began = tree.start_time(self.pid)
         self._process: int | None = None
         with contextlib.suppress(ProcessLookupError):  # ended already; the socket tells

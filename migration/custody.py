@@ -124,10 +124,24 @@ class Custody:
         """Take a mount of a host away."""
         self._ask({"op": "unmount", "host": host, "target": str(target)})
 
-    def start_criu(self, host: int, argv: Sequence[str], *files: HasDescriptor) -> int:
-        """Start a CRIU process in the namespaces of a host's process; `files` are its descriptors from 3 on."""
-        request = {"op": "criu", "host": host, "argv": list(argv)}
+    def start_criu(
+        self,
+        process: int,
+        argv: Sequence[str],
+        *files: HasDescriptor,
+        env: Mapping[str, str] | None = None,
+        copy: bool = False,
+    ) -> int:
+        """Start a CRIU process in the namespaces of a process, or with a `copy` of its mounts.
+
+        `files` are its descriptors from 3 on, `env` what it has in its environment besides the keeper's.
+        """
+        request = {"op": "criu", "host": process, "argv": list(argv), "env": dict(env or {}), "copy": copy}
         return int(self._ask(request, [file.fileno() for file in files])["pid"])
+
+    def start_proc_cover(self, program: int, file: HasDescriptor) -> int:
+        """Start what can mount a program's own proc for it; it listens to the socket `file`, see proccover.py."""
+        return int(self._ask({"op": "proc", "program": program}, [file.fileno()])["pid"])
 
     def hold(self, name: str, net: int | None = None) -> int:
         """Start a process that holds new mounts for a host, and a new network or that of the process `net`."""

@@ -7,7 +7,9 @@ controller starts one keeper per runtime and asks it over a socket, in JSON, one
     {"op": "spawn", "host": PID, "argv": […], "env": {…}, "cwd": "/", "log": "/path"}  →  {"pid": N}
     {"op": "group", "host": PID, "name": "pod1"}: the init of a group of programs      →  {"pid": N}
     {"op": "join", "host": PID, "group": N, …}: a program, as a child of that init     →  {"inner": N}
-    {"op": "criu", "host": PID, "argv": […]} with descriptors as ancillary data        →  {"pid": N}
+    {"op": "criu", "host": PID, "argv": […], "env": {…}, "copy": BOOL} with descriptors as ancillary data: CRIU in the
+        namespaces of the process, or in a copy of its mounts                          →  {"pid": N}
+    {"op": "proc", "program": PID} with a socket as ancillary data: see proccover.py   →  {"pid": N}
     {"op": "tool", "host": PID, "argv": […], …}: a command that ends by itself         →  {"pid": N}
     {"op": "mount", "host": PID, "source": …, "target": …, "kind": …, "data": …}       →  {}
     {"op": "unmount", "host": PID, "target": "/path"}                                  →  {}
@@ -41,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from migration import namespaces as ns
-from migration import tree
+from migration import proccover, tree
 
 MAX_MESSAGE = 1 << 18
 MAX_REMEMBERED = 1024
@@ -122,6 +124,9 @@ class Keeper:
                 return {"inner": self.join(request)}
             case "criu":
                 return {"pid": self.start_criu(request, fds)}
+            case "proc":
+                program, number = int(request["program"]), fds[0]
+                return {"pid": self.fork("tool", lambda: become_proc_cover(program, number))}
             case "tool":
                 return {"pid": self.fork("tool", lambda: become_tool(request))}
             case "mount":
@@ -282,13 +287,16 @@ def reset_signals() -> None:
 def become_app(request: dict[str, Any]) -> None:
     """Turn into the program, with nothing that CRIU could not dump."""
     ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
-    run_app(request)
+    enter_with_mounts(int(request["host"]))
+    run(request)
 
 
 def become_tool(request: dict[str, Any]) -> None:
     """Turn into a command that runs in a host, and may make control groups."""
     ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
-    run_app(request, ns.uncover_cgroups)
+    ns.enter_host(int(request["host"]))
+    ns.uncover_cgroups()
+    run(request)
 
 
 def become_member(request: dict[str, Any], report: int) -> None:
@@ -296,14 +304,15 @@ def become_member(request: dict[str, Any], report: int) -> None:
     if os.fork() != 0:
         os._exit(0)
     os.write(report, str(os.getpid()).encode())
-    run_app(request)
+    ns.enter_host(int(request["group"]))  # its network, and the mounts of its own
+    run(request)
 
 
 def become_init(request: dict[str, Any]) -> None:
     """Turn into a process that only inherits and reaps: the kernel reaps for whoever ignores SIGCHLD."""
     ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    ns.enter_host(int(request["host"]))
+    enter_with_mounts(int(request["host"]))
     os.setsid()
     os.chdir(request["cwd"])
     null = os.open("/dev/null", os.O_RDWR)
@@ -314,10 +323,15 @@ def become_init(request: dict[str, Any]) -> None:
     os.execve("/bin/sleep", [f"p4ferry-group:{request['name']}", "infinity"], {"PATH": os.defpath})
 
 
-def run_app(request: dict[str, Any], entered: Callable[[], None] = lambda: None) -> None:
-    """Become the program in its host; `entered` is called there first."""
-    ns.enter_host(int(request["host"]))
-    entered()
+def enter_with_mounts(host: int) -> None:
+    """Enter a host with a copy of its mounts, so that nothing else meets what is mounted for one program."""
+    machine = os.stat("/proc/self/ns/mnt").st_ino  # noqa: PTH116
+    ns.enter_host(host)
+    ns.copy_mounts(are_machines=os.stat("/proc/self/ns/mnt").st_ino == machine)  # noqa: PTH116
+
+
+def run(request: dict[str, Any]) -> None:
+    """Become a program where we are."""
     os.setsid()
     os.chdir(request["cwd"])
     # Opened after setns: CRIU looks descriptors up in the mount namespace of the program.
@@ -339,7 +353,10 @@ def become_criu(request: dict[str, Any], fds: list[int]) -> None:
     ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, ns.URGENT)
-    ns.enter_host(int(request["host"]))
+    if request["copy"]:
+        enter_with_mounts(int(request["host"]))
+    else:
+        ns.enter_host(int(request["host"]))
     null = os.open("/dev/null", os.O_RDWR)
     for number, fd in enumerate(fds):
         os.dup2(fd, 800 + number)
@@ -348,7 +365,16 @@ def become_criu(request: dict[str, Any], fds: list[int]) -> None:
     for number in range(len(fds)):
         os.dup2(800 + number, FIRST_CRIU_FD + number)
     os.closerange(FIRST_CRIU_FD + len(fds), 900)
-    execute(request["argv"], dict(os.environ))
+    execute(request["argv"], {**os.environ, **request["env"]})
+
+
+def become_proc_cover(program: int, fd: int) -> None:
+    """Turn into what lays a proc of a program's PID namespace over /proc, in its mounts, when it is asked to."""
+    ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.dup2(fd, 3)
+    os.closerange(4, 901)  # errors go through the socket from here on
+    proccover.serve(program, socket.socket(fileno=3))
+    os._exit(0)
 
 
 def become_mounter(request: dict[str, Any]) -> None:

@@ -24,7 +24,15 @@ PR_SET_CHILD_SUBREAPER = 36
 # <linux/mount.h>
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
 MNT_DETACH = 2
+AT_FDCWD = -100
+FSCONFIG_CMD_CREATE = 6
+MOVE_MOUNT_F_EMPTY_PATH = 4
+OPEN_TREE_CLONE = 1
+# <asm/unistd.h>; these have the same number on every architecture that CRIU runs on.
+SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_FSOPEN, SYS_FSCONFIG, SYS_FSMOUNT = 428, 429, 430, 431, 432
 # Buckets of a host's own tables: for thousands of connections, and short enough to be walked in no time.
 SOCKET_TABLES = {"tcp_child_ehash_entries": 4096, "udp_child_hash_entries": 1024}
 # A nice value for work that somebody waits for.
@@ -84,6 +92,49 @@ def mount(source: str, target: str, kind: str, data: str) -> None:
 def unmount(target: str) -> None:
     """Take a mount away, and what it is made of once nobody uses it any more."""
     _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
+
+
+def copy_mounts(*, are_machines: bool) -> None:
+    """Leave a host's mount namespace for a copy of it, which gets what is mounted in the host later, and gives nothing.
+
+    What is mounted on the machine itself is left as it is: of that nothing comes if it was private.
+    """
+    if not are_machines:
+        _check(_libc.mount(b"none", b"/", None, MS_REC | MS_SHARED, None), "share the mounts of the host")
+    unshare(CLONE_NEWNS)
+    _check(_libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None), "make mounts slaves")
+
+
+def new_proc() -> int:
+    """Make a proc file system of the caller's PID namespace that is mounted nowhere yet; return its descriptor."""
+    context = _call(SYS_FSOPEN, "fsopen", b"proc", 0)
+    try:
+        _call(SYS_FSCONFIG, "fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0)
+        return _call(SYS_FSMOUNT, "fsmount", context, 0, 0)
+    finally:
+        os.close(context)
+
+
+def copy_mount(path: str) -> int:
+    """Make a copy of a mount that is mounted nowhere yet; return its descriptor."""
+    return _call(SYS_OPEN_TREE, "open_tree", AT_FDCWD, path.encode(), OPEN_TREE_CLONE)
+
+
+def move_mount(fd: int, target: str) -> None:
+    """Mount a file system that is mounted nowhere yet."""
+    _call(SYS_MOVE_MOUNT, "move_mount", fd, b"", AT_FDCWD, target.encode(), MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def _call(number: int, name: str, *arguments: int | bytes | None) -> int:
+    """Make a system call that the C library may not have yet."""
+    words = [
+        ctypes.c_long(value) if isinstance(value, int) else ctypes.c_char_p(value) for value in arguments
+    ]
+    result = int(_libc.syscall(ctypes.c_long(number), *words))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}")
+    return result
 
 
 def uncover_cgroups() -> None:

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import tree
 from .deadline import Deadline
 from .dropping import Dropping, End
 from .engines.runtime import Part, Runtimes
@@ -31,7 +30,6 @@ from .runtime import Releasing, nothing_to_release
 from .steering import IpProtocol
 from .streams import is_inner
 from .transfer.modes import Choice, Mode, Wish
-from .turns import turn_of
 
 T = TypeVar("T")
 
@@ -127,7 +125,6 @@ class PartyPassage:
         self._are_engines = all(app.engine is not None for app in apps)
         self._fdinfo = runtime.fdinfo
         self._running = runtime.is_running
-        self._turn = contextlib.ExitStack()
         self.images = self.moved = folder
         self.parts: list[Part] = []
         try:
@@ -135,7 +132,7 @@ class PartyPassage:
                 place = member_folder(folder, app)
                 place.mkdir(mode=0o700)
                 part = runtime.open_passage(
-                    app, destination, place, lock=lock, choice=choice, deadline=deadline, in_turn=False
+                    app, destination, place, lock=lock, choice=choice, deadline=deadline, is_alone=False
                 )
                 self.parts.append(part)
         except BaseException:
@@ -153,25 +150,23 @@ class PartyPassage:
         return any(part.has_locks for part in self.parts)
 
     def take_turn(self) -> None:
-        """Wait for dumps in the same directories."""
+        """See runtime.Passage."""
         for part in self.parts:
             part.take_turn()
-        self._turn.enter_context(turn_of(pid for app in self._apps for pid in tree.processes(app.pid)))
 
     def start_freeze(self) -> bool:
         """Stop nobody: the others would still talk to it."""
         return False
 
     def freeze(self, stopped: Callable[[], None] = lambda: None) -> None:
-        """Stop all, then write each down: processes one after the other, for they may work in one directory."""
-        with self._turn:
-            together([part.stop for part in self.parts])
-            stopped()
-            if self._are_engines:
-                together([part.dump for part in self.parts])
-                return
-            for part in self.parts:
-                part.dump()
+        """Stop all, then write each down: processes one after the other, for each takes all of a processor."""
+        together([part.stop for part in self.parts])
+        stopped()
+        if self._are_engines:
+            together([part.dump for part in self.parts])
+            return
+        for part in self.parts:
+            part.dump()
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Every part has files of its own to change."""
@@ -259,7 +254,6 @@ class PartyPassage:
 
     def close(self) -> None:
         """Let go of every part."""
-        self._turn.close()
         together([part.close for part in self.parts])
 
 

@@ -21,6 +21,7 @@ from .images import INVENTORY_IMAGE, has_locks
 from .journal import Note
 from .model import App, Host
 from .namespaces import URGENT, in_netns
+from .proccover import ProcCover
 from .processors import Apart
 from .repair import unrepair
 from .revival import revive
@@ -28,7 +29,6 @@ from .runtime import Releasing, nothing_to_release
 from .slowness import scaled
 from .transfer.carrier import Carrier
 from .transfer.modes import Choice
-from .turns import turn_of
 
 GATE_TIMEOUT = scaled(5.0)
 # What a restore asks before post-restore: pre-restore, setup-namespaces, post-setup-namespaces; the latter two since
@@ -52,10 +52,10 @@ class ProcessPassage:
         lock: bool,
         choice: Choice,
         deadline: Deadline,
-        in_turn: bool = True,
+        is_alone: bool = True,
     ) -> None:
-        """Start the workers; without `in_turn` the caller sees to it that no other dump comes in between."""
-        self._deadline, self._in_turn = deadline, in_turn
+        """Start the workers; without `is_alone` other programs are frozen at the same time."""
+        self._deadline, self._is_alone = deadline, is_alone
         self._criu, self._custody = criu, custody
         self._app, self._pid, self._source = app, app.pid, app.host
         self._destination = destination
@@ -74,7 +74,7 @@ class ProcessPassage:
         self._copy = 0
         self._original = os.pidfd_open(app.pid)
         self._apart = Apart(tree.processes(app.pid))
-        self._turn = contextlib.ExitStack()
+        self._proc: ProcCover | None = None
         self._workers: list[Worker] = []
         self._carrier: Carrier | None = None
         self._has_run = False
@@ -86,8 +86,19 @@ class ProcessPassage:
             self.close()
             raise
 
-    def _start(self, host: Host, action: str, log: Path, *files: HasDescriptor) -> Worker:
-        worker = Worker(self._criu, self._custody, host.pid, action, log, *files, deadline=self._deadline)
+    def _start(
+        self, place: int, action: str, log: Path, *files: HasDescriptor, copy_mounts: bool = False
+    ) -> Worker:
+        worker = Worker(
+            self._criu,
+            self._custody,
+            place,
+            action,
+            log,
+            *files,
+            deadline=self._deadline,
+            copy_mounts=copy_mounts,
+        )
         worker.set_priority(0)  # for now: another program may be standing still
         self._workers.append(worker)
         return worker
@@ -96,15 +107,21 @@ class ProcessPassage:
         """Let all workers do what needs no frozen program: mostly probing the kernel, some 30 ms."""
         source, destination = self._source, self._destination
         self._baggage.first_pass()
+        has_host_mounts = self._app.container is None
         self._restorer = self._start(
-            destination,
+            destination.pid,
             f"restore it on {destination.name}",
             self.moved / RESTORE_LOG,
             *self._baggage.restorer_files,
+            copy_mounts=has_host_mounts,
         )
         self._baggage.receive(self._restorer)
+        # CRIU carries no mounts that it has itself. Those of a container are its own, and go along.
+        place = self._pid if has_host_mounts else source.pid
+        if has_host_mounts:
+            self._proc = ProcCover(self._custody, self._pid)
         self._carrier = carrier = Carrier(
-            self._criu, self._custody, self._pid, source, destination, self._folder, choice
+            self._criu, self._custody, self._pid, source, destination, self._folder, choice, place=place
         )
         self._restorer.request(
             "RESTORE",
@@ -114,7 +131,10 @@ class ProcessPassage:
         )
         self._restorer.agree_ahead(ASKED_BEFORE)
         self._dumper = self._start(
-            source, f"checkpoint it on {source.name}", self.images / DUMP_LOG, *carrier.dumper_files
+            place,
+            f"checkpoint it on {source.name}",
+            self.images / DUMP_LOG,
+            *carrier.dumper_files,
         )
         self._dumper.request(
             "DUMP",
@@ -131,9 +151,8 @@ class ProcessPassage:
         """See runtime.Passage; from here on the workers go ahead of others."""
         for worker in (self._dumper, self._restorer):
             worker.set_priority(URGENT)
-        if not self._in_turn:
+        if not self._is_alone:
             return  # others are restored beside it, and none of them is to be behind
-        self._turn.enter_context(turn_of(tree.processes(self._pid)))
         workers = [self._dumper] if self._apart.is_tree else [self._dumper, self._restorer]
         self._apart.begin([worker.pid for worker in workers], self.carrier.helpers)
 
@@ -166,10 +185,9 @@ class ProcessPassage:
 
     def freeze(self, stopped: Callable[[], None] = lambda: None) -> None:
         """Let the dump worker go on, up to the complete image."""
-        with self._turn:
-            self.stop()
-            stopped()
-            self.dump()
+        self.stop()
+        stopped()
+        self.dump()
 
     def stop(self) -> None:
         """Let the dump worker stop all processes; of their sockets it has not looked at one yet."""
@@ -179,6 +197,12 @@ class ProcessPassage:
 
     def dump(self) -> None:
         """Let the dump worker write the image of the stopped processes."""
+        with contextlib.ExitStack() as stack:
+            if self._proc is not None:
+                stack.enter_context(self._proc)
+            self._write_image()
+
+    def _write_image(self) -> None:
         self._dumper.answer(True)
         with self.carrier.freezing():
             self._frozen = tree.processes(self._pid)
@@ -403,8 +427,9 @@ class ProcessPassage:
 
     def close(self) -> None:
         """Hang up on the workers, and take away the firewall tables that a locked dump leaves."""
-        self._turn.close()
         self._apart.end()
+        if self._proc is not None:
+            self._proc.close()
         try:
             self._let_go()
         finally:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import baggage, refusals, tree
+from . import baggage, preload, refusals, tree
 from .criu import Criu, waits_at_gate
 from .custody import Custody
 from .deadline import Deadline
@@ -166,7 +166,8 @@ class ProcessRuntime:
         """Refuse a program that CRIU could not carry, or any if there is no CRIU."""
         try:
             assert self.criu
-        except CriuMissing as ex:
+            preload.library()
+        except (CriuMissing, preload.CannotMake) as ex:
             raise Refused(str(ex)) from ex
         if (reason := refusals.find(app, destination)) is not None:
             raise Refused(f"{app.name} cannot be moved: {reason}")
@@ -200,10 +201,9 @@ class ProcessRuntime:
         lock: bool,
         deadline: Deadline,
         choice: Choice = STOP_SHARED,
-        in_turn: bool = True,
+        is_alone: bool = True,
     ) -> ProcessPassage:
-        """Start the CRIU workers of one migration; without `in_turn` the caller sees to it that no other dump comes
-        in between."""
+        """Start the CRIU workers of one migration; without `is_alone` other programs are frozen at the same time."""
         return ProcessPassage(
             self.criu,
             self.custody,
@@ -213,7 +213,7 @@ class ProcessRuntime:
             lock=lock,
             deadline=deadline,
             choice=choice,
-            in_turn=in_turn,
+            is_alone=is_alone,
         )
 
     def end_leftovers(self) -> None:

@@ -44,7 +44,8 @@ def revive(
     os.link(images / INVENTORY_IMAGE, folder / INVENTORY_IMAGE)
     action = f"restore it on {host.name}"
     with baggage.reviving(app, host, files, criu.fdinfo) as (descriptors, adjust):
-        worker = Worker(criu, custody, host.pid, action, folder / RESTORE_LOG, *descriptors)
+        log, copy_mounts = folder / RESTORE_LOG, app.container is None
+        worker = Worker(criu, custody, host.pid, action, log, *descriptors, copy_mounts=copy_mounts)
         try:
             worker.request("RESTORE", folder, adjust=adjust)
             pid = worker.wait_for("post-restore")

@@ -51,7 +51,7 @@ class Passage(Protocol):
         """What `restore` has built, by the parts."""
 
     def take_turn(self) -> None:
-        """Just before anything is held: wait, not for ever, for others that this freeze and theirs would only delay."""
+        """Just before anything is held: let what works from here on go ahead of others."""
 
     def start_freeze(self) -> bool:
         """Let the program be stopped from now on, while the caller does something else; say whether that is possible.

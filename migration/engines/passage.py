@@ -113,7 +113,7 @@ class EnginePassage:
         return (self._copy,) if self._copy else ()
 
     def take_turn(self) -> None:
-        """Wait for nobody: an engine's commands take turns as they like."""
+        """Do nothing: an engine's commands have the priority that they have."""
 
     def start_freeze(self) -> bool:
         """Stop nothing yet: a container is frozen in no time, and the rest of its checkpoint looks at its sockets."""

@@ -231,13 +231,13 @@ class Runtimes:
         lock: bool,
         deadline: Deadline,
         choice: Choice = STOP_SHARED,
-        in_turn: bool = True,
+        is_alone: bool = True,
     ) -> Part:
-        """Get ready to freeze; `in_turn` is the process runtime's."""
+        """Get ready to freeze; `is_alone` is the process runtime's."""
         if app.engine is not None:
             return self._engines.open_passage(app, destination, folder, deadline)
         return self._processes.open_passage(
-            app, destination, folder, lock=lock, deadline=deadline, choice=choice, in_turn=in_turn
+            app, destination, folder, lock=lock, deadline=deadline, choice=choice, is_alone=is_alone
         )
 
     def end_leftovers(self) -> None:

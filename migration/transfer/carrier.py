@@ -46,7 +46,10 @@ class Carrier:
         destination: Host,
         folder: Path,
         choice: Choice,
+        *,
+        place: int,
     ) -> None:
+        """Get ready; `place` is the process in whose namespaces CRIU dumps."""
         self.images, self.moved = folder / "images", folder / "moved"
         self.choice = choice
         self._stack = ExitStack()
@@ -72,7 +75,9 @@ class Carrier:
             elif choice.mode is Mode.PRE:
                 near = folder / ("near" if by_network else "rounds")
                 far = folder / "far" if by_network else near
-                self._pre = self.pre_copy(criu, custody, pid, source, destination, near, far, by_network)
+                self._pre = self.pre_copy(
+                    criu, custody, pid, source, destination, near, far, by_network, place
+                )
                 self._pre.run()
                 (self.moved / "parent").symlink_to(self._parent_there())
             if by_network and self._lazy is None:

@@ -53,6 +53,7 @@ class PreCopy:
     near: Path  # where the source's folders of rounds are
     far: Path  # where the destination's are; the same in a shared transfer
     by_network: bool
+    place: int  # the process in whose namespaces CRIU works, which are those of the program's mounts
     rounds: list[int] = field(default_factory=list)
     request: ClassVar[str] = "SINGLE_PRE_DUMP"
 
@@ -101,7 +102,7 @@ class PreCopy:
 
         action = f"copy its memory on {self.source.name} while it runs"
         files = [link.near] if link is not None else []
-        worker = Worker(self.criu, self.custody, self.source.pid, action, folder / PRE_DUMP_LOG, *files)
+        worker = Worker(self.criu, self.custody, self.place, action, folder / PRE_DUMP_LOG, *files)
         try:
             with server.watched() if server is not None else nullcontext():
                 worker.request(self.request, folder, pid=self.pid, adjust=adjust)

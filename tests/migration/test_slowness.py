@@ -36,10 +36,10 @@ def test_measurement_is_within_its_range() -> None:
 def test_time_outs_follow_the_environment() -> None:
     """Each module's constants are made when it is imported; children inherit what was measured."""
     script = (
-        "from migration import deadline, slowness, turns\nimport os\n"
-        "print(deadline.Timeouts().of('dump'), turns.TIMEOUT, slowness.scaled(2), os.environ['P4FERRY_SLOW'])"
+        "from migration import deadline, proccover, slowness\nimport os\n"
+        "print(deadline.Timeouts().of('dump'), proccover.TIMEOUT, slowness.scaled(2), os.environ['P4FERRY_SLOW'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], env={"P4FERRY_SLOW": "4"}, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["1200.0", "4.0", "8.0", "4.0"]
+    assert done.stdout.split() == ["1200.0", "20.0", "8.0", "4.0"]

@@ -1,0 +1,74 @@
+"""A library that is loaded into CRIU, for what it cannot do by itself. It is compiled when it is first needed.
+
+- Where root lacks CAP_SYS_RESOURCE, prlimit(2) does not tell CRIU the resource limits of another user's program, though
+  everyone may read them in /proc/PID/limits. The library reads them there.
+- While a program is dumped, the proc of its PID namespace lies over /proc (proccover.py); CRIU's own is at `PROC` then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+from .errors import MigrationError
+
+SOURCE = Path(__file__).with_name("preload.c")
+STORE = Path(__file__).resolve().parent.parent / ".p4ferry" / "lib"
+PROC = "/proc/bus"  # a folder of every proc, whatever is configured
+COMPILERS = ("clang", "cc")
+_COMPILE_TIMEOUT = 60
+
+
+class CannotMake(MigrationError):
+    """The library cannot be made; says why."""
+
+
+@functools.cache
+def library() -> Path:
+    """Return the library, compiled now if it is not there; raises CannotMake."""
+    name = hashlib.sha256(SOURCE.read_bytes() + platform.machine().encode()).hexdigest()[:16]
+    path = STORE / f"criu-{name}.so"
+    if not path.exists():
+        try:
+            _compile(path)
+        except OSError as ex:
+            raise CannotMake(f"{path} cannot be made: {ex}") from ex
+    return path
+
+
+def _compile(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        said = f"neither {' nor '.join(COMPILERS)} is installed"
+        for compiler in COMPILERS:
+            command = [
+                compiler,
+                "-O2",
+                "-shared",
+                "-fPIC",
+                "-nostdlib",
+                "-fno-builtin",
+                "-o",
+                str(made),
+                str(SOURCE),
+            ]
+            with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT, start_new_session=True
+                )
+                if done.returncode == 0:
+                    made.replace(path)
+                    return
+                said = (done.stderr.strip().splitlines() or [f"{compiler} failed"])[0]
+        raise CannotMake(f"{SOURCE.name} cannot be compiled: {said}")
+
+
+def environment() -> dict[str, str]:
+    """Return what a CRIU process has in its environment so that the library is loaded; raises CannotMake."""
+    return {"LD_PRELOAD": str(library()), "P4FERRY_PROC": PROC}
