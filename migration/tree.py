@@ -66,6 +66,11 @@ def tracer(pid: int) -> int:
     return int(_status(pid, "TracerPid") or 0)
 
 
+def is_of_root(pid: int) -> bool:
+    """Return True if all user and group IDs of a process are root's, or if it is gone."""
+    return {*_status(pid, "Uid").split(), *_status(pid, "Gid").split()} <= {"0"}
+
+
 def catches(pid: int, number: int) -> bool:
     """Say whether a process has a handler for a signal."""
     return bool(int(_status(pid, "SigCgt") or "0", 16) >> (number - 1) & 1)

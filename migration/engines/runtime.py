@@ -27,6 +27,7 @@ from ..passage import ProcessPassage
 from ..process import ProcessRuntime
 from ..repair import unrepair
 from ..transfer.modes import STOP_SHARED, Choice, Mode, Via, Wish
+from ..transfer.pipelimit import CAP_SYS_RESOURCE
 from . import criuconf, gate
 from .calls import end_copy, see_untraced
 from .cgroup import freezer_of
@@ -107,6 +108,8 @@ class EngineRuntime:
             return str(ex)
         if tree.inside(app.pid) != 1:
             return "it is not in a PID namespace of its own"
+        if (reason := _unreadable(app.pid, driver.name)) is not None:
+            return reason
         return self._no_room(app, driver.images_of(found))
 
     def _no_room(self, app: App, folder: Path) -> str | None:
@@ -277,3 +280,16 @@ class Runtimes:
         else:
             clean(app.host, other)
             self._engines.tidy(app)
+
+
+def _unreadable(root: int, engine: str) -> str | None:
+    """Say which process has resource limits that an engine's CRIU cannot read, or None (prlimit(2) says who may)."""
+    if tree.may(CAP_SYS_RESOURCE):
+        return None
+    for pid in tree.processes(root):
+        if not tree.is_of_root(pid):
+            return (
+                f"process {pid} does not run as root, and without CAP_SYS_RESOURCE, which root lacks here, "
+                f"{engine} cannot read its resource limits"
+            )
+    return None

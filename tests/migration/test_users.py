@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from moving import PYTHON, Stage, stage, wait_until
 
-from migration import preload
+from migration import preload, tree
 from migration.errors import MigrationError
 from migration.groups import Party
 from migration.model import App
@@ -168,6 +168,18 @@ def test_limits_are_read_of_every_user(user: int) -> None:
         os.waitpid(child, 0)
         for fd in (ready_r, ready_w, end_r):
             os.close(fd)
+
+
+@pytest.mark.parametrize(("user", "group"), [(0, 0), (NOBODY, 0), (0, NOBODY), (NOBODY, NOBODY)])
+def test_who_is_root(user: int, group: int) -> None:
+    """Limits of what is not root's in every ID need a capability that root may lack."""
+    process = subprocess.Popen(["sleep", "60"], user=user, group=group, extra_groups=[])
+    try:
+        assert tree.is_of_root(process.pid) == (user == group == 0)
+    finally:
+        process.kill()
+        process.wait()
+    assert tree.is_of_root(process.pid)
 
 
 def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
