@@ -59,7 +59,7 @@ def migrate_plainly(
     images.mkdir(mode=0o700)
     criu = str(runtime.criu.binary)
     where = ["-D", str(images), "-o", "criu.log", *COMMON]
-    _run(runtime, source, [criu, "dump", "-t", str(app.pid), *where], images)
+    _run(runtime, app.pid, [criu, "dump", "-t", str(app.pid), *where], images)
     edit = [
         sys.executable,
         "-m",
@@ -71,7 +71,7 @@ def migrate_plainly(
     subprocess.run([*edit, str(app.log)], check=True, cwd=paths.CHECKOUT, timeout=TIMEOUT)
     pidfile = images / "pid"
     restore = [criu, "restore", "-d", "--pidfile", str(pidfile), *where]
-    _run(runtime, destination, restore, images)
+    _run(runtime, destination.pid, restore, images, copy_mounts=True)
     body = {"old_ipv4": str(source.address), "new_ipv4": str(destination.address), **node}
     subprocess.run(
         [sys.executable, "-m", "bench.baseline.plain", "--update", url, json.dumps(body)],
@@ -85,10 +85,12 @@ def migrate_plainly(
     return _statistics(images)
 
 
-def _run(runtime: ProcessRuntime, host: Host, argv: list[str], images: Path) -> None:
+def _run(
+    runtime: ProcessRuntime, place: int, argv: list[str], images: Path, *, copy_mounts: bool = False
+) -> None:
     ours, its = socket.socketpair()
     with ours, its:
-        pid = runtime.custody.start_criu(host.pid, argv, its)
+        pid = runtime.custody.start_criu(place, argv, its, copy=copy_mounts)
         ended = runtime.custody.wait(pid, TIMEOUT)
         # The keeper may reap the dumped program before CRIU has detached from it: CRIU then fails, its image is whole.
         is_whole = argv[1] == "dump" and (images / INVENTORY_IMAGE).exists()
