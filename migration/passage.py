@@ -145,6 +145,8 @@ class ProcessPassage:
         )
         self._dumper.wait_for("pre-dump")
         carrier.wait_until_ready()
+        if self._proc is not None:
+            self._proc.wait_until_ready()
         self._gate.wait_for(self._restorer.pid, GATE_TIMEOUT)
 
     def take_turn(self) -> None:

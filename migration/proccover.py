@@ -34,16 +34,27 @@ class ProcCover:
     """Covers /proc in the mounts of a program while its block runs."""
 
     def __init__(self, custody: Custody, program: int) -> None:
-        """Get ready; raises MigrationError."""
+        """Begin to get ready; what a killed one has left is away when this returns. Raises MigrationError."""
+        self._is_ready = False
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(TIMEOUT)
         try:
             with other:
                 custody.start_proc_cover(program, other)
-            self._expect(READY)
+            if Path(f"/proc/{program}/root{_PROC}").stat().st_dev != Path(_PROC).stat().st_dev:
+                self.wait_until_ready()
+        except OSError as ex:
+            self._socket.close()
+            raise MigrationError(f"no proc can be mounted for the program: {ex}") from ex
         except BaseException:
             self._socket.close()
             raise
+
+    def wait_until_ready(self) -> None:
+        """Return when the program's /proc can be covered at once; raises MigrationError."""
+        if not self._is_ready:
+            self._expect(READY)
+            self._is_ready = True
 
     def _ask(self, what: bytes) -> None:
         try:
@@ -63,6 +74,7 @@ class ProcCover:
             raise MigrationError(f"no proc can be mounted for the program: {said.decode() or 'it is gone'}")
 
     def __enter__(self) -> ProcCover:
+        self.wait_until_ready()
         self._ask(COVER)
         return self
 
