@@ -3,9 +3,11 @@
 // - Where root lacks CAP_SYS_RESOURCE the kernel does not tell prlimit(2) the limits of another user's process, though everyone
 //   may read them in /proc/PID/limits: what could not be read with the one is read from the other.
 // - While /proc is covered by the proc of a program's PID namespace (proccover.py), CRIU's own is at $P4FERRY_PROC. Paths
-//   below /proc that it uses are looked up there first.
+//   below /proc that it uses are looked up there first. Both mounts are kept out of what it reads in mountinfo: it refuses
+//   files that were opened in a file system which another one lies over now, and the program's /proc is one.
 //
 // It is built without a C library, since CRIU may have one of its own, and needs only what every one has.
+#define _GNU_SOURCE // O_PATH
 #include <asm/unistd.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -191,15 +193,141 @@ static int open_uncovered(int folder, const char *path, int flags, unsigned int 
 	return (int)call(__NR_openat, folder, (long)actual(path, room), flags, mode, 0, 0);
 }
 
+static long number(const char **text)
+{
+	long found = 0;
+
+	while (**text >= '0' && **text <= '9')
+		found = found * 10 + (*(*text)++ - '0');
+	return found;
+}
+
+// Return the number of the mount that an open file is in (proc_pid_fdinfo(5)); -1 if it cannot be read.
+static long mount_of(int fd)
+{
+	char path[] = "/proc/self/fdinfo/\0\0\0\0\0\0\0\0\0\0\0", digits[12], text[512];
+	int at = sizeof("/proc/self/fdinfo/") - 1, count = 0, info;
+	long length;
+
+	do
+		digits[count++] = (char)('0' + fd % 10);
+	while ((fd /= 10) > 0);
+	while (count > 0)
+		path[at++] = digits[--count];
+	info = open_uncovered(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+	if (info < 0)
+		return -1;
+	length = read(info, text, sizeof(text) - 1);
+	close(info);
+	text[length < 0 ? 0 : length] = '\0';
+	for (const char *line = text; *line != '\0'; line++) {
+		const char *key = "mnt_id:\t", *rest = line;
+
+		while (*key != '\0' && *key == *rest)
+			key++, rest++;
+		if (*key == '\0')
+			return number(&rest);
+	}
+	return -1;
+}
+
+static int write_all(int fd, const char *text, long length)
+{
+	while (length > 0) {
+		long put = call(__NR_write, fd, (long)text, length, 0, 0, 0);
+
+		if (put <= 0)
+			return -1;
+		text += put;
+		length -= put;
+	}
+	return 0;
+}
+
+// Copy the lines of a mountinfo file (proc_pid_mountinfo(5): "ID PARENT …") without one mount and what is mounted in it.
+static int copy_without(int from, int to, long mount)
+{
+	char text[8192];
+	long length = 0, got;
+	int at_start = 1, drop = 0;
+
+	do {
+		got = read(from, text + length, sizeof(text) - 1 - (size_t)length);
+		if (got < 0)
+			return -1;
+		length += got;
+		text[length] = '\0';
+		while (length > 0) {
+			long end = 0;
+
+			while (end < length && text[end] != '\n')
+				end++;
+			int is_whole = end < length;
+
+			if (!is_whole && got > 0 && length < (long)sizeof(text) - 1)
+				break; // the rest of the line comes with the next read
+			if (at_start) {
+				const char *field = text;
+				long id = number(&field);
+
+				field += *field == ' ';
+				drop = id == mount || number(&field) == mount;
+			}
+			end += is_whole;
+			if (!drop && write_all(to, text, end) != 0)
+				return -1;
+			at_start = is_whole;
+			length -= end;
+			for (long place = 0; place <= length; place++)
+				text[place] = text[place + end];
+		}
+	} while (got > 0);
+	return 0;
+}
+
+// Return a copy of an open mountinfo file without the mounts that cover /proc; the file itself if it cannot be made.
+static int without_cover(int info)
+{
+	int cover = (int)call(__NR_openat, AT_FDCWD, (long)"/proc", O_PATH | O_CLOEXEC, 0, 0, 0), copy;
+	long mount;
+
+	if (cover < 0)
+		return info;
+	mount = mount_of(cover);
+	close(cover);
+	copy = mount < 0 ? -1 : (int)call(__NR_memfd_create, (long)"mountinfo", 1 /* MFD_CLOEXEC */, 0, 0, 0, 0);
+	if (copy < 0)
+		return info;
+	if (copy_without(info, copy, mount) != 0) {
+		close(copy);
+		call(__NR_lseek, info, 0, 0, 0, 0, 0);
+		return info;
+	}
+	call(__NR_lseek, copy, 0, 0, 0, 0, 0);
+	close(info);
+	return copy;
+}
+
+static int is_mountinfo(const char *path)
+{
+	const char *name = "mountinfo";
+
+	while (*name != '\0' && *name == *path)
+		name++, path++;
+	return *name == *path;
+}
+
 int openat64(int folder, const char *path, int flags, ...)
 {
 	va_list rest;
 	unsigned int mode;
+	int fd;
 
 	va_start(rest, flags);
 	mode = va_arg(rest, unsigned int);
 	va_end(rest);
-	return open_uncovered(folder, path, flags, mode);
+	fd = open_uncovered(folder, path, flags, mode);
+	return fd >= 0 && is_mountinfo(path) && is_covered() ? without_cover(fd) : fd;
 }
 
 int open64(const char *path, int flags, ...)
