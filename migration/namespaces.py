@@ -9,13 +9,14 @@ import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 # <linux/sched.h>
 CLONE_NEWNS = 0x00020000
+CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 # <linux/prctl.h>
@@ -28,6 +29,8 @@ MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 MNT_DETACH = 2
 AT_FDCWD = -100
+# <sys/ipc.h>, <sys/shm.h>
+IPC_RMID, SHM_DEST = 0, 0o1000
 FSCONFIG_CMD_CREATE = 6
 MOVE_MOUNT_F_EMPTY_PATH = 4
 OPEN_TREE_CLONE = 1
@@ -165,6 +168,62 @@ def enter_host(pid: int) -> None:
         os.close(mnt_fd)
 
 
+def enter_empty_ipc(pid: int) -> None:
+    """Enter the IPC namespace of a process if nothing is in it, or stay; the caller must have one thread only."""
+    own = os.open("/proc/self/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter(Path(f"/proc/{pid}/ns/ipc"), CLONE_NEWIPC)
+        if has_system_v_objects():
+            setns(own, CLONE_NEWIPC)
+    finally:
+        os.close(own)
+
+
+def removed_segments() -> list[int]:
+    """List the shared memory in the caller's IPC namespace that goes with its last user (shmctl(2), SHM_DEST)."""
+    lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+    return [int(words[1]) for words in map(str.split, lines) if int(words[2], 8) & SHM_DEST]
+
+
+def remove_segments(pid: int, numbers: Iterable[int]) -> None:
+    """Let shared memory in the IPC namespace of a process go with its last user."""
+
+    def work() -> None:
+        enter(Path(f"/proc/{pid}/ns/ipc"), CLONE_NEWIPC)
+        for number in numbers:
+            _check(_libc.shmctl(number, IPC_RMID, None), f"shmctl {number}")
+
+    _in_thread(work)
+
+
+def has_system_v_objects() -> bool:
+    """Say whether there is shared memory, a semaphore or a message queue of System V in the caller's IPC namespace."""
+    # sysvipc(7); the first line of each names the columns.
+    return any(
+        len(Path(f"/proc/sysvipc/{kind}").read_text().splitlines()) > 1 for kind in ("shm", "sem", "msg")
+    )
+
+
+class _Vector(ctypes.Structure):
+    """struct iovec of <sys/uio.h>."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def write_memory(pid: int, address: int, content: bytes) -> None:
+    """Write into the memory of a process (process_vm_writev(2)).
+
+    Unlike /proc/PID/mem it waits for a page that userfaultfd(2) is to bring.
+    """
+    buffer = ctypes.create_string_buffer(content, len(content))
+    ours = _Vector(ctypes.addressof(buffer), len(content))
+    theirs = _Vector(address, len(content))
+    written = _libc.process_vm_writev(
+        pid, ctypes.byref(ours), ctypes.c_ulong(1), ctypes.byref(theirs), ctypes.c_ulong(1), ctypes.c_ulong(0)
+    )
+    _check(0 if written == len(content) else -1, f"process_vm_writev to process {pid}")
+
+
 def set_priority(pid: int, nice: int) -> None:
     """Let a process go ahead of others or behind them, as far as that is permitted."""
     with contextlib.suppress(OSError):
@@ -192,17 +251,26 @@ def in_netns(pid: int, function: Callable[[], T]) -> T:
 
     Sockets that it opens stay in that namespace, child processes start there.
     """
+
+    def run() -> T:
+        enter(Path(f"/proc/{pid}/ns/net"), CLONE_NEWNET)
+        return function()
+
+    return _in_thread(run)
+
+
+def _in_thread(function: Callable[[], T]) -> T:
+    """Call a function in a thread that ends with it, and so may change its namespaces."""
     results: list[T] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            enter(Path(f"/proc/{pid}/ns/net"), CLONE_NEWNET)
             results.append(function())
         except BaseException as ex:
             errors.append(ex)
 
-    thread = threading.Thread(target=run, name="netns", daemon=True)
+    thread = threading.Thread(target=run, name="namespaces", daemon=True)
     thread.start()
     thread.join()
     if errors:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import baggage, tree
+from . import baggage, messages, tree
 from .criu import DUMP_LOG, RESTORE_LOG, Criu, Gate, Worker
 from .custody import Custody, HasDescriptor
 from .deadline import Deadline
@@ -20,10 +20,11 @@ from .freezer import end_silently, is_half_built, pin, wake
 from .images import INVENTORY_IMAGE, has_locks
 from .journal import Note
 from .model import App, Host
-from .namespaces import URGENT, in_netns
+from .namespaces import URGENT, in_netns, remove_segments
 from .proccover import ProcCover
 from .processors import Apart
 from .repair import unrepair
+from .restarting import Restarts, Sleepers, by_inner_pid, write_times
 from .revival import revive
 from .runtime import Releasing, nothing_to_release
 from .slowness import scaled
@@ -75,6 +76,8 @@ class ProcessPassage:
         self._original = os.pidfd_open(app.pid)
         self._apart = Apart(tree.processes(app.pid))
         self._proc: ProcCover | None = None
+        self._sleepers: Sleepers | None = None
+        self._restarts: Restarts | None = None
         self._workers: list[Worker] = []
         self._carrier: Carrier | None = None
         self._has_run = False
@@ -153,6 +156,7 @@ class ProcessPassage:
         """See runtime.Passage; from here on the workers go ahead of others."""
         for worker in (self._dumper, self._restorer):
             worker.set_priority(URGENT)
+        self._sleepers = Sleepers(tree.processes(self._pid))
         if not self._is_alone:
             return  # others are restored beside it, and none of them is to be behind
         workers = [self._dumper] if self._apart.is_tree else [self._dumper, self._restorer]
@@ -196,13 +200,23 @@ class ProcessPassage:
         if not self._is_under_way:
             self.start_freeze()
         self._dumper.wait_for("query-ext-files")
+        if self._sleepers is not None:
+            self._sleepers.stopped()
 
     def dump(self) -> None:
         """Let the dump worker write the image of the stopped processes."""
         with contextlib.ExitStack() as stack:
             if self._proc is not None:
                 stack.enter_context(self._proc)
+                self._check_ipc(self._proc)
             self._write_image()
+
+    def _check_ipc(self, proc: ProcCover) -> None:
+        """See that CRIU carries the IPC namespace of a program that has objects of System V there."""
+        if proc.has_ipc and tree.namespace(self._dumper.pid, "ipc") == tree.namespace(self._pid, "ipc"):
+            raise MigrationError(
+                f"{self._app.name} has made its first object of System V IPC while it got ready to move; try again"
+            )
 
     def _write_image(self) -> None:
         self._dumper.answer(True)
@@ -225,7 +239,15 @@ class ProcessPassage:
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Bring the image to the destination, and what has changed of the working files."""
-        return self.carrier.carry(changed) + self._baggage.final_pass()
+        return self.carrier.carry({**changed, **self._restarted()}) + self._baggage.final_pass()
+
+    def _restarted(self) -> dict[str, bytes]:
+        """Return the images of the threads whose system calls are made again."""
+        if self._sleepers is None:
+            return {}
+        core, pstree = messages.load(messages.CORE), messages.load(messages.PSTREE)
+        self._restarts = Restarts(self._sleepers, core, pstree)
+        return self._restarts.change(self.images, by_inner_pid(self._frozen))
 
     @property
     def has_locks(self) -> bool:
@@ -246,7 +268,14 @@ class ProcessPassage:
         self._apart.give_back(self._copy, is_alone=len(self._frozen) == 1)
         self._custody.announced.add(self._copy)
         self.carrier.built()
+        self._write_timeouts()
+        if self._proc is not None and self._proc.removed:
+            remove_segments(self._copy, self._proc.removed)
         return self._copy
+
+    def _write_timeouts(self) -> None:
+        if self._restarts is not None:
+            write_times(self._restarts, self._app, self._copy, self._deadline)
 
     def end_source(self) -> None:
         """End what the dump worker froze.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .custody import Custody
 
 TIMEOUT = scaled(5.0)
-READY, COVER, UNCOVER = b"ready", b"cover", b"uncover"
+READY, COVER, UNCOVER, HAS_IPC = b"ready", b"cover", b"uncover", b"System V IPC"
 _PROC = "/proc"
 
 
@@ -36,6 +36,10 @@ class ProcCover:
     def __init__(self, custody: Custody, program: int) -> None:
         """Begin to get ready; what a killed one has left is away when this returns. Raises MigrationError."""
         self._is_ready = False
+        self.has_ipc = False
+        """Whether the program had objects of System V IPC when it was stopped."""
+        self.removed: list[int] = []
+        """Those of them that are shared memory and go with their last user."""
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(TIMEOUT)
         try:
@@ -56,26 +60,29 @@ class ProcCover:
             self._expect(READY)
             self._is_ready = True
 
-    def _ask(self, what: bytes) -> None:
+    def _ask(self, what: bytes, *answers: bytes) -> bytes:
         try:
             self._socket.send(what)
         except OSError as ex:
             raise MigrationError(f"the process that mounts a proc for the program is gone ({ex})") from ex
-        self._expect(what)
+        return self._expect(what, *answers)
 
-    def _expect(self, answer: bytes) -> None:
+    def _expect(self, *answers: bytes) -> bytes:
         try:
             said = self._socket.recv(4096)
         except OSError as ex:
             raise MigrationError(
                 f"the process that mounts a proc for the program says nothing ({ex})"
             ) from ex
-        if said != answer:
+        if not said.startswith(answers):
             raise MigrationError(f"no proc can be mounted for the program: {said.decode() or 'it is gone'}")
+        return said
 
     def __enter__(self) -> ProcCover:
         self.wait_until_ready()
-        self._ask(COVER)
+        said = self._ask(COVER, HAS_IPC)
+        self.has_ipc = said.startswith(HAS_IPC)
+        self.removed = [int(number) for number in said[len(HAS_IPC) :].split()] if self.has_ipc else []
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,6 +111,8 @@ def serve(program: int, control: socket.socket) -> None:
                     ns.move_mount(own, _PROC)
                     is_covered = True
                     ns.move_mount(machines, PROC)
+                    if ns.has_system_v_objects():
+                        request = b" ".join([HAS_IPC, *(b"%d" % number for number in ns.removed_segments())])
                 elif is_covered:
                     ns.unmount(_PROC)
                     is_covered = False
@@ -119,7 +128,9 @@ def _prepare(program: int) -> int:
     """Enter the mounts of a program, take away what a killed one has left, and return a proc of its PID namespace."""
     pids = os.open(f"/proc/{program}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     machine = Path(_PROC).stat().st_dev
+    ipc = os.open(f"/proc/{program}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
     ns.enter_host(program)
+    ns.setns(ipc, ns.CLONE_NEWIPC)
     while Path(_PROC).stat().st_dev != machine:
         ns.unmount(_PROC)
     ns.setns(pids, ns.CLONE_NEWPID)

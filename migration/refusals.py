@@ -158,7 +158,8 @@ def _outside(file: OpenFile, inside: set[int], log: Path | None) -> Iterator[str
 def _mapping(path: str, link: str, pid: int, destination: Host | None) -> Iterator[str]:
     """Look at one mapped file; without `destination` it is a container's, and goes along."""
     if _SHARED_MEMORY.match(path):
-        yield f"process {pid} has System V shared memory"
+        if _link(f"/proc/{pid}/ns/ipc") == _link("/proc/self/ns/ipc"):  # restored or not, it is everybody's
+            yield f"process {pid} has System V shared memory of the machine's IPC namespace"
     elif path.startswith("/dev/") and not path.startswith("/dev/shm/"):
         yield from (f"process {pid} maps {what}" for what in _device(path, Path(link).stat()))
     elif destination is not None and _is_file(path):

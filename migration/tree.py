@@ -120,6 +120,11 @@ def processor(pid: int) -> int:
     return int(fields[36]) if fields else -1
 
 
+def namespace(pid: int | str, kind: str) -> str:
+    """Return the name of a process's namespace of some kind ("ipc": ipc:[4026531839])."""
+    return str((PROC / f"{pid}/ns/{kind}").readlink())
+
+
 def threads(pid: int) -> list[int]:
     """List a process's threads; none if it is gone."""
     try:

@@ -58,11 +58,6 @@ OFFENDERS = {
         "fd = os.open('/dev/shm', os.O_TMPFILE | os.O_RDWR); os.ftruncate(fd, 100 << 20)",
         "has the deleted file .* of 100 MiB open",
     ),
-    "shared memory": (
-        "libc.shmat.restype = ctypes.c_void_p; i = libc.shmget(0, 4096, 0o1600)\n"
-        "assert libc.shmat(i, None, 0); libc.shmctl(i, 0, None)",
-        "has System V shared memory",
-    ),
     "own network": (
         "if os.fork() == 0: assert libc.unshare(0x40000000) == 0; print('ready', flush=True); time.sleep(1000)",
         "is in a net namespace of its own",
