@@ -23,7 +23,7 @@ FOLDER = PROJECT / ".p4ferry" / "python"
 VERSION = "pycriu.version"
 """The file beside the package that names its version."""
 RPC, FDINFO, TCP_STREAM, CORE = "rpc_pb2", "images.fdinfo_pb2", "images.tcp_stream_pb2", "images.core_pb2"
-PAGEMAP, CGROUP = "images.pagemap_pb2", "images.cgroup_pb2"
+PAGEMAP, CGROUP, PSTREE = "images.pagemap_pb2", "images.cgroup_pb2", "images.pstree_pb2"
 _REMEDY = "run `make setup`"
 _lock = threading.Lock()
 

@@ -97,9 +97,11 @@ def stop_all(folder: Path, changed: Mapping[str, bytes], core: Any) -> int:
     for name, bytes_ in names:
         size += bytes_
         if name.startswith("core-"):
-            replace(folder / name, as_stopped((folder / name).read_bytes(), core))
+            image = changed[name] if name in changed else (folder / name).read_bytes()
+            replace(folder / name, as_stopped(image, core))
     for name, content in changed.items():
-        replace(folder / name, content)
+        if not name.startswith("core-"):
+            replace(folder / name, content)
     return size
 
 

@@ -29,6 +29,7 @@ from ..images import INVENTORY_IMAGE, has_locks
 from ..journal import Note
 from ..model import App, Host
 from ..repair import silence, unrepair
+from ..restarting import Restarts, Sleepers, by_inner_pid, write_times
 from ..runtime import Releasing, nothing_to_release
 from . import criuconf
 from .calls import END_TIMEOUT, Call, kill, see_untraced, take
@@ -65,6 +66,8 @@ class EnginePassage:
         self._gate: Gate | None = None
         self._call: Call | None = None
         self._dumping: Call | None = None
+        self._sleepers: Sleepers | None = None
+        self._restarts: Restarts | None = None
         self._inventory = b""
         self._copy = self._bytes = 0
         self._is_frozen = self._is_complete = self._has_run = False
@@ -113,7 +116,8 @@ class EnginePassage:
         return (self._copy,) if self._copy else ()
 
     def take_turn(self) -> None:
-        """Do nothing: an engine's commands have the priority that they have."""
+        """See who sleeps; an engine's commands have the priority that they have."""
+        self._sleepers = Sleepers(tree.processes(self._pid))
 
     def start_freeze(self) -> bool:
         """Stop nothing yet: a container is frozen in no time, and the rest of its checkpoint looks at its sockets."""
@@ -129,6 +133,8 @@ class EnginePassage:
         """Freeze the container."""
         self._is_frozen = True  # also if only half of it was done
         self._driver.freeze(self._found)
+        if self._sleepers is not None:
+            self._sleepers.stopped()
 
     def dump(self) -> None:
         """Let the engine write the image."""
@@ -154,7 +160,9 @@ class EnginePassage:
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Put the image behind the gate, and copy what has changed of the files."""
-        size = stop_all(self.images, {**changed, **self._regrouped()}, self._messages.core)
+        size = stop_all(
+            self.images, {**changed, **self._regrouped(), **self._restarted()}, self._messages.core
+        )
         mapped = frozenset(tree.shared_maps(tree.processes(self._pid)))
         files = self._layer.sync(mapped)
         assert self._twin is not None
@@ -178,6 +186,8 @@ class EnginePassage:
         # Its sockets could speak by now. Should it end before it runs, its peers are not to hear of it.
         silence(tree.processes(self._copy))
         call.wait(self._deadline.left())
+        if self._restarts is not None:
+            write_times(self._restarts, self._app, self._copy, self._deadline)
         return self._copy
 
     def end_source(self) -> None:
@@ -264,6 +274,13 @@ class EnginePassage:
             self._stack.close()
 
     # ---- inside
+
+    def _restarted(self) -> dict[str, bytes]:
+        """Return the images of the threads whose system calls are made again."""
+        if self._sleepers is None:
+            return {}
+        self._restarts = Restarts(self._sleepers, self._messages.core, self._messages.pstree)
+        return self._restarts.change(self.images, by_inner_pid(tree.processes(self._pid)))
 
     def _regrouped(self) -> dict[str, bytes]:
         """Return the image of the control groups with the twin's, in which CRIU waits at the gate, if there is one."""

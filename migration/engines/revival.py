@@ -35,6 +35,7 @@ class Messages:
 
     core: Any
     cgroup: Any
+    pstree: Any
     fdinfo: Any
     tcp_stream: Any
 

@@ -70,7 +70,11 @@ class EngineRuntime:
         """The messages of the images."""
         criu: Criu = self._processes.criu
         return Messages(
-            messages.load(messages.CORE), messages.load(messages.CGROUP), criu.fdinfo, criu.tcp_stream
+            messages.load(messages.CORE),
+            messages.load(messages.CGROUP),
+            messages.load(messages.PSTREE),
+            criu.fdinfo,
+            criu.tcp_stream,
         )
 
     def check(self, app: App, destination: Host, surroundings: Surroundings) -> None:
