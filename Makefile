@@ -13,7 +13,7 @@ PACKAGES ?=
 ENGINE ?= podman
 export COMMAND ?=
 
-.PHONY: help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup unit bench images lock lint format doctor clean distclean
+.PHONY: help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup passengers passengers-setup unit bench images lock lint format doctor clean distclean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 30
@@ -55,6 +55,12 @@ vm-test: export VM_COMMAND := $(value COMMAND)
 vm-test: vm-setup ## the project on other kernels, in virtual machines (KERNEL=6.1|6.12|PATH|all COMMAND="…" STEPS="…" REDUCED=1)
 	@$(AS_ROOT) $(PY) -m tests.vm --kernel "$(or $(KERNEL),all)" --modules "$(MODULES)" --root "$(ROOT)" \
 	    --command "$$VM_COMMAND" --steps "$(STEPS)" $(if $(filter-out 0,$(REDUCED)),--reduced) $(ARGS)
+
+passengers: passengers-setup ## servers of the distribution move under load, 20 times each (REDUCED=1: three times)
+	@$(AS_ROOT) env $(if $(filter-out 0,$(REDUCED)),,P4FERRY_PASSENGERS=full) $(PY) -m pytest -q tests/passengers $(ARGS)
+
+passengers-setup:
+	@PASSENGERS=1 scripts/setup
 
 vm-setup:
 	@VM=1 scripts/setup

@@ -1,0 +1,20 @@
+"""Says at the end of a full run how each passenger has moved."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+FULL = os.environ.get("P4FERRY_PASSENGERS") == "full"
+MOVED: dict[str, tuple[int, float, float, int]] = {}
+"""By passenger: moves, median and longest time that it stood still in ms, bytes of its last image."""
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the table."""
+    if not FULL or not MOVED:
+        return
+    write = terminalreporter.write_line
+    write(f"{'passenger':12}{'moves':>6}{'frozen, p50':>14}{'longest':>12}{'image':>12}")
+    for name, (moves, median, longest, size) in MOVED.items():
+        write(f"{name:12}{moves:6}{median:11.1f} ms{longest:9.1f} ms{size / 1e6:9.1f} MB")
