@@ -193,17 +193,19 @@ class EnginePassage:
     def end_source(self) -> None:
         """End the frozen original; its peers do not hear of it.
 
-        A frozen process acts upon the signal when it is thawed, and runs nothing before. So each gets one: the end of
-        the first would reach the others when they run already.
+        A frozen process acts upon the signal at once (version 2) or when it is thawed, and runs nothing before. So each
+        gets one: the end of the first would reach the others when they run already.
         """
         if not self._copy:  # there is only the image now
             self._see_image_written()
         pids = tree.processes(self._pid)
+        freezer = freezer_of(self._pid)  # on version 2 a killed process is gone before it is thawed
         silence(pids)
         self.has_ended = True
         for pid in pids:
             kill(pid)
-        self._thaw_directly()
+        freezer.thaw()
+        self._is_frozen = False
 
     def resume(self, releasing: Releasing = nothing_to_release) -> None:
         """Let the copy run."""
@@ -332,7 +334,3 @@ class EnginePassage:
             with contextlib.suppress(MigrationError):
                 self._call.wait(END_TIMEOUT)
         self._copy = 0
-
-    def _thaw_directly(self) -> None:
-        freezer_of(self._pid).thaw()
-        self._is_frozen = False
