@@ -106,6 +106,7 @@ def host_from_json(data: Mapping[str, Any]) -> Host:
         IPv4Address(data["address"]),
         IPv4Address(management) if management else None,
         data.get("sandbox"),
+        int(data.get("management_pid") or 0),
     )
 
 

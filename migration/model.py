@@ -21,6 +21,13 @@ class Host:
     """Its address on the management network, over which images and pages travel; without one they cannot."""
     sandbox: str | None = None
     """Of a host that is a container engine's: the id of the container, or the pod, whose network programs join."""
+    management_pid: int = 0
+    """A process in the network namespace where that address is; 0 if programs of the host see it, too."""
+
+    @property
+    def management_place(self) -> int:
+        """The process in whose network namespace the host's management address is."""
+        return self.management_pid or self.pid
 
 
 @dataclass(frozen=True, slots=True)

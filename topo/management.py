@@ -1,12 +1,13 @@
 """The management network: a second link of every host, over which images and memory pages of migrations travel.
 
-    h1: h1-mgmt 172.31.0.1/16 ──┐
-    h2: h2-mgmt 172.31.0.2/16 ──┤ bridge, in a namespace of its own
-    …                           ┘
+    h1-mgmt 172.31.0.1/16 ──┐
+    h2-mgmt 172.31.0.2/16 ──┤ bridge
+    …                       ┘
 
-Programs do not see it: default routes and the hosts' own addresses stay as they are. Its links can be limited with
-a token bucket in each direction. The interfaces are made over netlink, in a few messages for each host, and vanish with
-the namespaces that they are in.
+Each interface, and the bridge, is in a network namespace of its own, so programs do not see it: one that binds to
+each address of its host would have one that the next host has not. Its links can be limited with a token bucket in
+each direction. The interfaces are made over netlink, in a few messages for each host, and vanish with the namespaces
+that they are in.
 """
 
 from __future__ import annotations

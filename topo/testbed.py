@@ -247,7 +247,9 @@ class Testbed:
             return custody
         custody = Custody(listen=socket)
         try:
-            names = [] if self.kind.engine else [host.name for host in self.plan.hosts]
+            hosts = [host.name for host in self.plan.hosts]
+            names = [] if self.kind.engine else hosts
+            names = [*names, *map(management.interface, hosts)]
             holders = {name: custody.hold(name) for name in names}
         except MigrationError as ex:
             custody.close()
@@ -263,21 +265,23 @@ class Testbed:
         processes: dict[str, Host] = {}
         for planned in self.plan.hosts:
             node, own = self.mininet[planned.name], (planned.address, management.address(planned.number))
+            # A run that is taken over may be an older version's, whose hosts have it themselves.
+            place = known.get(management.interface(planned.name), 0)
             if self.kind.engine is None:
-                hosts[planned.name] = Host(planned.name, node.pid, *own)
+                hosts[planned.name] = Host(planned.name, node.pid, *own, management_pid=place)
                 continue
-            hosts[planned.name] = Host(planned.name, node.pid, *own, sandbox=node.pod)
+            hosts[planned.name] = Host(planned.name, node.pid, *own, sandbox=node.pod, management_pid=place)
             holder = known.get(planned.name) or self.custody.hold(planned.name, net=node.pid)
-            processes[planned.name] = Host(planned.name, holder, *own)
+            processes[planned.name] = Host(planned.name, holder, *own, management_pid=place)
         if processes and not self.is_recovered:
-            holders = {name: host.pid for name, host in processes.items()}
+            holders = {**known, **{name: host.pid for name, host in processes.items()}}
             pods = {h.name: PodName(str(h.sandbox), ProcessName.of(h.pid)) for h in hosts.values()}
             self._network_api.survivors = Survivors(holders, pods=pods)
         return Places(hosts, processes)
 
     def _join_hosts(self) -> None:
         """Build the network that migrations travel over; a run that is taken over has it."""
-        pids = {name: host.pid for name, host in self.hosts.items()}
+        pids = {name: host.management_place for name, host in self.hosts.items()}
         numbers = {host.name: host.number for host in self.plan.hosts}
         bridge = self._runtime.custody.hold(management.NAMESPACE)
         management.build(bridge, pids, numbers, self._management_rate)

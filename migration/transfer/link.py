@@ -58,10 +58,12 @@ def connect(source: Host, destination: Host) -> Link:
     """Connect two hosts over their management addresses."""
     here, there = management(source), management(destination)
     try:
-        with in_netns(destination.pid, lambda: socket.create_server((str(there), 0), backlog=1)) as listener:
+        with in_netns(
+            destination.management_place, lambda: socket.create_server((str(there), 0), backlog=1)
+        ) as listener:
             listener.settimeout(CONNECT_TIMEOUT)
             near = in_netns(
-                source.pid,
+                source.management_place,
                 lambda: socket.create_connection(listener.getsockname()[:2], CONNECT_TIMEOUT, (str(here), 0)),
             )
             try:
@@ -98,7 +100,7 @@ def management(host: Host) -> IPv4Address:
 
 def bandwidth(host: Host) -> float | None:
     """Return to how many bytes a second a token bucket limits what a host sends over its link; None for no limit."""
-    return in_netns(host.pid, lambda: _bucket(str(management(host))))
+    return in_netns(host.management_place, lambda: _bucket(str(management(host))))
 
 
 def _bucket(address: str) -> float | None:

@@ -154,4 +154,4 @@ def interface_bytes(host: Host) -> int:
                 return int(numbers.split()[8])
         raise AssertionError("no management interface")
 
-    return in_netns(host.pid, read)
+    return in_netns(host.management_place, read)
