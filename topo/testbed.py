@@ -66,7 +66,7 @@ from topo.services import parse_service
 from topo.state import KEEPER_SOCKET, RunningApp, RunState
 from topo.supervisor import Supervisor
 from topo.waiting import wait_until
-from topo.wiring import describe, root_links, switched, write_switches
+from topo.wiring import describe, disable_ipv6, root_links, switched, write_switches
 
 __all__ = ["LoadBalancerNetwork", "Testbed"]
 
@@ -285,6 +285,8 @@ class Testbed:
         numbers = {host.name: host.number for host in self.plan.hosts}
         bridge = self._runtime.custody.hold(management.NAMESPACE)
         management.build(bridge, pids, numbers, self._management_rate)
+        for host in self.hosts.values():
+            disable_ipv6(host.pid)
 
     def _settle(self, left: Left) -> None:
         """Bring what the run's former process had begun to an end, and end programs that it had not listed yet."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from controllers.hosts import Host as SwitchedHost
 from migration.model import Host
+from migration.namespaces import in_netns
 from topo import paths
 from topo.kinds import HostKind
 from topo.network_api import NetworkAPI
@@ -38,6 +39,21 @@ def describe(api: NetworkAPI, network: NetworkPlan, kind: HostKind) -> None:
             addr1=trunk.mac(trunk.left),
             addr2=trunk.mac(trunk.right),
         )
+
+
+def disable_ipv6(pid: int) -> None:
+    """Take the link-local addresses from the interfaces in a host, but for the loopback interface.
+
+    The network carries IPv4 only, and a program that binds to each address of its host would have one that the next
+    host has not.
+    """
+
+    def disable() -> None:
+        # Of the thread's own network namespace, whichever /proc this is.
+        for path in Path("/proc/sys/net/ipv6/conf").glob("*-eth*/disable_ipv6"):
+            path.write_text("1\n")
+
+    in_netns(pid, disable)
 
 
 def write_switches(folder: Path, network: NetworkPlan, api: NetworkAPI) -> Path:

@@ -398,7 +398,14 @@ def websocket(client: Client) -> None:
 
 def _dnsmasq(folder: Path) -> Sequence[str]:
     (folder / "hosts").write_text("".join(f"10.9.{n >> 8}.{n & 255} n{n}.test\n" for n in range(300)))
-    options = ["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--port=5353"]
+    options = [
+        "--keep-in-foreground",
+        "--bind-interfaces",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--port=5353",
+    ]
     return ["dnsmasq", *options, f"--addn-hosts={folder}/hosts", "--user=nobody", f"--pid-file={folder}/pid"]
 
 
