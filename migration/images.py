@@ -227,8 +227,12 @@ class OpenFiles:
         ends = local_ends(before, relocation.old) | companions
         after = tuple(relocation.apply(socket, ends) for socket in before)
         for (number, entry), old, new in zip(self._sockets, before, after, strict=True):
+            device = relocation.devices.get(entry.isk.opts.so_bound_dev)
+            if device is not None:
+                entry.isk.opts.so_bound_dev = device
             if new is not old:
                 readdress(entry.isk, old, new)
+            if new is not old or device is not None:
                 self._messages[number] = entry.SerializeToString()
         return Rewritten(join(self._header, self._messages), before, after)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 
@@ -91,6 +91,8 @@ class Relocation:
     old: IPv4Address
     new: IPv4Address
     ports: Mapping[Flow, int]
+    devices: Mapping[str, str] = field(default_factory=dict)
+    """The names of the interfaces that have these addresses, to which sockets may be bound (SO_BINDTODEVICE)."""
 
     def port(self, socket: InetSocket) -> int:
         """Return a socket's local port after the move."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import socket as sockets_of_python
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +27,7 @@ from .inet import (
     local_ends,
 )
 from .model import App, Host
+from .namespaces import in_netns
 from .neighbours import NOWHERE, Surroundings, other_end, owner
 from .runtime import Runtime
 from .slowness import scaled
@@ -31,6 +36,7 @@ from .transfer.modes import DEFAULT_WISH, STOP_SHARED, Choice, Mode, Wish
 from .workspace import check_room
 
 CLOSING_TIMEOUT = scaled(0.5)
+SIOCGIFADDR = 0x8915  # <linux/sockios.h>
 EPHEMERAL = range(32768, 60999)
 
 
@@ -90,8 +96,25 @@ def make_plan(
         taken = diag.inet()
     check_ports(app, destination, sockets, taken)
     ports = choose_ports(sockets, taken)
-    relocation = Relocation(app.host.address, destination.address, ports)
+    here, there = device_of(app.host), device_of(destination)
+    devices = {here: there} if here and there else {}
+    relocation = Relocation(app.host.address, destination.address, ports, devices)
     return Plan(identity, app, app.host, destination, relocation, sockets, choice)
+
+
+def device_of(host: Host) -> str:
+    """Return the name of the interface that has a host's address; "" if none has."""
+
+    def look() -> str:
+        with sockets_of_python.socket(sockets_of_python.AF_INET, sockets_of_python.SOCK_DGRAM) as sock:
+            for _, name in sockets_of_python.if_nameindex():
+                with contextlib.suppress(OSError):  # it has none
+                    answer = fcntl.ioctl(sock, SIOCGIFADDR, struct.pack("16s24x", name.encode()))
+                    if answer[20:24] == host.address.packed:
+                        return name
+        return ""
+
+    return in_netns(host.pid, look)
 
 
 def check_sockets(

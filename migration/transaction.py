@@ -514,7 +514,7 @@ class Transaction:
             for protocol, port, peer, peer_port in there.ports
         }
         sockets = self.runtime.sockets(self.plan.app)
-        relocation = Relocation(there.new, there.old, ports)
+        relocation = Relocation(there.new, there.old, ports, {new: old for old, new in there.devices.items()})
         identity = f"{self.plan.identity}{WAY_BACK}"
         plan = self.plan
         choice = Choice(Mode.STOP, plan.choice.via)

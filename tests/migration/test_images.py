@@ -355,3 +355,16 @@ def test_queue_that_does_not_fit_its_peer(start: int, off: int) -> None:
 def test_the_name_of_a_stream_image() -> None:
     """CRIU writes the socket's inode in hexadecimal."""
     assert tcp_stream_image(0x1A2B) == "tcp-stream-1a2b.img"
+
+
+def test_sockets_are_bound_to_the_new_hosts_interface(fdinfo: Any) -> None:
+    """By the name that it has there; the loopback interface keeps its own."""
+    fields: dict[str, Any] = {"source": ip_address("0.0.0.0"), "target": ip_address("0.0.0.0")}
+    fields |= {"src_port": 7000, "dst_port": 0, "state": State.LISTEN, "proto": 6, "backlog": 5}
+    entries = [socket_entry(fdinfo, number, fields) for number in (1, 2)]
+    for entry, device in zip(entries, ("h2-eth0", "lo"), strict=True):
+        entry.isk.opts.so_bound_dev = device
+    relocation = Relocation(OLD, NEW, {}, {"h2-eth0": "h3-eth0"})
+    after = split(rewrite_files(image_of(entries), relocation, fdinfo, frozenset()).image)[1]
+    found = [fdinfo.file_entry.FromString(message).isk.opts.so_bound_dev for message in after]
+    assert found == ["h3-eth0", "lo"]
