@@ -135,7 +135,7 @@ class Migrator:
             returning = self._transaction(home, way_back, ignore, no_fault, Cancellation(), tracer)
             with returning as transaction:
                 transaction.run()
-        report.connections = way_back.connections
+        report.connections, report.ended = way_back.connections, way_back.ended
         report.outcome = Outcome.ROLLED_BACK
         if way_back.outcome is not Outcome.COMPLETED:
             report.outcome = Outcome.FAILED

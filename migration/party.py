@@ -13,6 +13,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +64,11 @@ class PartyRuntime:
     def is_running(self, app: App) -> bool:
         """Say whether all run."""
         return all(self._runtime.is_running(member) for member in members(app))
+
+    def ending(self, app: App) -> dict[str, Any] | None:
+        """Return how those that have ended did so, by their names; None if all run."""
+        endings = {member.name: self._runtime.ending(member) for member in members(app)}
+        return {name: how for name, how in endings.items() if how is not None} or None
 
     def image_estimate(self, app: App) -> int:
         """Bound the size of all checkpoints together."""
@@ -149,6 +155,11 @@ class PartyPassage:
         """Say whether one of them holds file locks."""
         return any(part.has_locks for part in self.parts)
 
+    @property
+    def has_run(self) -> bool:
+        """Return True if one of the copies may have."""
+        return any(part.has_run for part in self.parts)
+
     def take_turn(self) -> None:
         """See runtime.Passage."""
         for part in self.parts:
@@ -191,10 +202,26 @@ class PartyPassage:
             part.end_source()
 
     def resume(self, releasing: Releasing = nothing_to_release) -> None:
-        """Let all copies run."""
-        together([part.resume for part in self.parts])
+        """Let all copies run, none before every one can: of what has run the image is no way back."""
+        meeting = threading.Barrier(len(self.parts))
+        together([partial(self._resume, part, meeting) for part in self.parts])
         for app, pid in zip(self._apps, self.copies, strict=True):
             app.pid = pid
+
+    def _resume(self, part: Part, meeting: threading.Barrier) -> None:
+        """Let one copy run when all have come so far; an engine's are built, and need not wait."""
+
+        def meet() -> None:
+            try:
+                meeting.wait()
+            except threading.BrokenBarrierError as ex:
+                raise MigrationError("another one of the programs could not be let go") from ex
+
+        try:
+            part.resume(lambda: meet)
+        except BaseException:
+            meeting.abort()
+            raise
 
     def bury_source(self) -> None:
         """Return when no socket of any original is left."""

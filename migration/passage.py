@@ -80,7 +80,10 @@ class ProcessPassage:
         self._restarts: Restarts | None = None
         self._workers: list[Worker] = []
         self._carrier: Carrier | None = None
-        self._has_run = False
+        self.has_run = False
+        """The copy may have executed an instruction: its restore worker was told to let it go."""
+        self._is_half_let_go = False
+        """The restore worker was told to go on from where "no" would have made it end the copy."""
         try:
             self._get_ready(choice)
         except BaseException:
@@ -309,22 +312,14 @@ class ProcessPassage:
         Nobody waits for either worker's end here, lest they take time from the copy and from what it waits for.
         """
         try:
-            self._restorer.answer(True)
-            begin = releasing()
-            self._restorer.wait_for("pre-resume")
+            self._is_half_let_go = True
+            begin = self._come_to("pre-resume", releasing)
             begin()
-            self._restorer.answer(True)
-            self._restorer.wait_for("post-resume")
-        except MigrationError:
-            # A worker that was killed on the way may have let the copy go before: then it is the one that runs.
-            self._restorer.kill()
-            time.sleep(SETTLE_TIME)
-            if not self._custody.is_running(self._copy) or is_half_built(self._copy):
-                raise
-            unrepair(tree.processes(self._copy), probe=True)
+            if not self.has_run:
+                self.has_run = True  # killed from here on, the worker lets it go as well
+                self._come_to("post-resume")
         finally:
             self._apart.end()
-        self._has_run = True
         if self.carrier.keeps_source:
             self._is_frozen = False
             self._has_ended = True
@@ -334,6 +329,33 @@ class ProcessPassage:
             return
         if self._lock == "NFTABLES":
             self.bury_source()  # nothing else keeps back what its kernel may go on sending
+
+    def _come_to(self, script: str, releasing: Releasing = nothing_to_release) -> Callable[[], None]:
+        """Let the restore worker go on up to a notification; return what lets packets go by then."""
+        begin: Callable[[], None] | None = None
+        try:
+            self._restorer.answer(True)
+            begin = releasing()
+            self._restorer.wait_for(script)
+        except MigrationError:
+            # A worker that was killed on the way may have let the copy go before: then it is the one that runs.
+            self._restorer.kill()
+            time.sleep(SETTLE_TIME)
+            self.has_run = self.has_run or self._has_copy_run()
+            if not self.has_run:
+                raise
+            unrepair(tree.processes(self._copy), probe=True)
+        return begin or releasing()
+
+    def _has_copy_run(self) -> bool:
+        """Return True if the copy, whose worker was killed, runs, or has come to an end of its own.
+
+        What CRIU has left half-done ends by a signal.
+        """
+        if self._custody.is_running(self._copy):
+            return not is_half_built(self._copy)
+        status = self._custody.exit_status(self._copy)
+        return status is not None and status >= 0
 
     def _finish_restore(self) -> None:
         with contextlib.suppress(CriuFailed):
@@ -405,7 +427,9 @@ class ProcessPassage:
 
     def _destroy_copy(self) -> None:
         """End what the restore worker has built, and the worker; at its gate it hears nothing but a signal."""
-        if self._copy and not self._restorer.is_stuck:
+        if self._is_half_let_go and self._copy:  # the worker would let it go, whatever it is told
+            end_silently([self._copy], lambda pid: self._custody.kill(pid, signal.SIGKILL))
+        elif self._copy and not self._restorer.is_stuck:
             # Told so, CRIU also takes back the files that it made for deleted ones.
             with contextlib.suppress(MigrationError):
                 self._restorer.answer(False)
@@ -453,7 +477,7 @@ class ProcessPassage:
             raise MigrationError(f"process {self._pid} was killed but did not end")
         self.carrier.bring_back()
         pid = revive(self._criu, self._custody, self._app, self._source, self.images, self._folder, note)
-        self._has_run = False  # what counts is here
+        self.has_run = False  # what counts is here
         return pid
 
     def close(self) -> None:
@@ -476,11 +500,11 @@ class ProcessPassage:
             self._original = -1
         if self._has_ended:
             self._custody.wait(self._pid, 5)
-        if self._has_run:
+        if self.has_run:
             self._finish_restore()
         for worker in self._workers:
             worker.close()
-        self._baggage.close(self._copy if self._has_run else 0)
+        self._baggage.close(self._copy if self.has_run else 0)
         if self._lock == "NFTABLES":
             for host in (self._source, self._destination):
                 in_netns(host.pid, remove_criu_tables)

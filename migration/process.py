@@ -24,6 +24,7 @@ from .model import App, Host, Volume
 from .namespaces import in_netns
 from .neighbours import NOWHERE, Surroundings, check_unix
 from .passage import ProcessPassage
+from .report import ending
 from .revival import revive
 from .slowness import scaled
 from .transfer import home, lazy, link, pipelimit
@@ -32,6 +33,7 @@ from .volumes import create, detach
 
 NO_KERNEL = Kernel(tracks_dirty=False, has_userfault=False)
 POST_COPY_TIMEOUT = scaled(600.0)
+REAP_TIMEOUT = scaled(2.0)  # in which the keeper has reaped a program that has ended
 LEFTOVER_TIMEOUT = scaled(5.0)  # in which a worker whose controller is gone ends by itself
 
 
@@ -155,6 +157,13 @@ class ProcessRuntime:
     def is_running(self, app: App) -> bool:
         """Say whether the program runs."""
         return self.custody.is_running(app.pid)
+
+    def ending(self, app: App) -> dict[str, Any] | None:
+        """Return how the program has ended, as the report's "ended"; None if it runs."""
+        if self.is_running(app):
+            return None
+        self.custody.wait(app.pid, REAP_TIMEOUT)
+        return ending(self.custody.exit_status(app.pid))
 
     def sockets(self, app: App) -> list[InetSocket]:
         """List the Internet sockets of the program."""

@@ -72,7 +72,7 @@ class Unfinished:
     folder: Path
     move: Move | None
     is_committed: bool  # the original was to be ended
-    has_run: bool  # the copy has
+    has_run: bool  # the copy has, or was just about to
     copy_pids: tuple[int, ...]
 
 
@@ -114,7 +114,7 @@ def understand(records: list[dict[str, Any]]) -> Unfinished | None:
         folder=Path(begin["folder"]),
         move=move_from_json(facts["move"]["move"]) if "move" in facts else None,
         is_committed="commit" in facts,
-        has_run="running" in facts,
+        has_run="running" in facts or "resumed" in facts,
         copy_pids=next((tuple(facts[name]["pids"]) for name in ("commit", "copy") if name in facts), ()),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -78,6 +79,13 @@ class CriuFigures:
     image_bytes: int = 0
 
 
+def ending(status: int | None) -> dict[str, Any]:
+    """Describe how a program has ended (negative: by that signal, None: unknown), as the report's "ended"."""
+    if status is None or status >= 0:
+        return {"status": status, "signal": None}
+    return {"status": None, "signal": signal.Signals(-status).name}
+
+
 @dataclass(slots=True)
 class Report:
     """The sum of a migration; `client` is filled in by whoever runs a measuring client."""
@@ -96,6 +104,9 @@ class Report:
     transfer: dict[str, Any] | None = None
     """How the memory moved: mode, via, why so, bytes, rounds of pre-copy, and when post-copy's last page was there."""
     steps: list[StepTime] = field(default_factory=list)
+    ended: dict[str, Any] | None = None
+    """How a program ended that came to its end by itself right after its arrival: {"status": 0, "signal": null}. Of
+    programs that moved together, this of each that did, by its name."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values, as the design fixes them."""

@@ -78,6 +78,10 @@ class Passage(Protocol):
         `begun` is called as soon as CRIU is at work: what it does costs no time.
         """
 
+    @property
+    def has_run(self) -> bool:
+        """Return True if the copy may have executed an instruction: from then on its image is no way back."""
+
     def end_source(self) -> None:
         """End the frozen original; its connections are not closed, only forgotten."""
 
@@ -133,6 +137,9 @@ class Runtime(Protocol):
 
     def is_running(self, app: App) -> bool:
         """Say whether the program runs."""
+
+    def ending(self, app: App) -> dict[str, Any] | None:
+        """Return how the program has ended, as the report's "ended"; None if it runs."""
 
     def image_estimate(self, app: App) -> int:
         """Bound the size of the program's checkpoint, in bytes."""

@@ -5,7 +5,8 @@
 The original stays frozen, not dead, until the copy has been built, its sockets have been seen and the network
 points at it. So whatever fails up to and including "switch over" is undone by killing the copy and thawing the
 original: not a byte has moved. "release" ends the original, lets the copy run and then the packets go. What
-fails after that is undone by a migration in the other direction, since the copy has a history by then.
+fails after that is undone by a migration in the other direction, since the copy has a history by then. A copy that has
+come to an end by then has ended: its image would do what it has done a second time.
 
 "switch over" needs only what the image says, so it is done while the copy is being built: packets are held, and
 nobody hears of it. Without a hold it has to wait for the copy's sockets.
@@ -109,6 +110,8 @@ class Transaction:
         self.copy_pid = 0
         self.aborts_before = 0
         self.open_files = contextlib.ExitStack()
+        self.has_arrived = False
+        """The copy was let go as it should be."""
         self.is_lost = False  # the program runs nowhere: its image and journal are to be kept
         self.thread = threading.current_thread()  # the one whose waits the deadline bounds
         self.has_inner_connections = False
@@ -139,7 +142,7 @@ class Transaction:
             self.report.reason = reason(ex)
             if is_full(self.folder):  # CRIU, whose log is there as well, cannot say it
                 self.report.reason += f" (no room is left in {self.folder})"
-            home = self.undo()
+            home = self.undo(isinstance(ex, MemoryLost))
             if isinstance(ex, Refused) and self.report.outcome is Outcome.ROLLED_BACK:
                 self.report.outcome = Outcome.REFUSED
             return home
@@ -405,28 +408,43 @@ class Transaction:
                 self.stage = Stage.ENDED
         begin = time.monotonic()
         try:
-            self.way.resume(lambda: self.steering.releasing(self.move))
-        except MigrationError as ex:
+            self.way.resume(self.releasing)
+        except Exception as ex:
+            if self.way.has_run:
+                self.arrive()
+                raise
             # Its sockets were in use for a moment before it ended: see docs/crash-safety.md.
             raise MigrationError(
                 f"{ex}; that was while the copy was let go, which may have closed connections"
             ) from ex
         self.report.criu.restore_ms += milliseconds(begin)
-        self.stage = Stage.MOVED
-        self.plan.app.host, self.plan.app.pid = self.plan.destination, self.copy_pid
+        self.arrive()
+        self.has_arrived = True
         self.report.held = self.steering.release(self.move)
         self.journal.write("running", pid=self.copy_pid)
 
+    def releasing(self) -> Callable[[], None]:
+        """Get ready to let packets go, and return what does it; by then the journal says that the copy runs."""
+        begin = self.steering.releasing(self.move)
+
+        def go() -> None:
+            self.journal.write("resumed")
+            begin()
+
+        return go
+
+    def arrive(self) -> None:
+        """From here on the copy is the program: it has executed instructions that no image knows of."""
+        self.stage = Stage.MOVED
+        self.plan.app.host, self.plan.app.pid = self.plan.destination, self.copy_pid
+
     def verify(self) -> None:
-        """See that the copy lives and its connections do, then forget the way back."""
-        if not self.runtime.is_running(self.plan.app):
-            raise MigrationError(
-                f"{self.plan.app.name} ended right after its arrival on {self.plan.destination.name}"
-            )
+        """See that the copy lives and its connections do, or that it has come to an end; forget the way back."""
+        self.report.ended = self.runtime.ending(self.plan.app)
         missing = self.count_connections().broken
         aborted = aborted_connections(self.plan.destination.pid) - self.aborts_before
         # Programs may close connections at any time; only those that were aborted are broken.
-        broken = min(missing, aborted)
+        broken = 0 if self.report.ended else min(missing, aborted)
         self.report.connections.broken = broken
         self.report.connections.kept = self.report.connections.established - broken
         self.way.bury_source()
@@ -434,12 +452,16 @@ class Transaction:
 
     # ---- the way back
 
-    def undo(self) -> Plan | None:
-        """Bring the program back to its source as far as this transaction can."""
+    def undo(self, is_lost: bool = False) -> Plan | None:
+        """Bring the program back to its source as far as this transaction can; what `is_lost` was ended."""
         self.deadline.start(UNDO)
         self.journal.write("undo", reason=self.report.reason)
-        if self.stage == Stage.MOVED and self.is_whole():
-            return self.plan_return()
+        if self.stage == Stage.MOVED and not is_lost and self.has_memory():
+            self.report.ended = self.runtime.ending(self.plan.app)
+            if self.report.ended is None:
+                return self.plan_return()
+            self.leave_ended()
+            return None
         problems = [*self.undo_program(), *self.undo_network()]
         self.report.outcome = Outcome.FAILED if problems else Outcome.ROLLED_BACK
         if problems:
@@ -447,10 +469,24 @@ class Transaction:
         self.tell("undo", Phase.UNDONE, reason=self.report.reason)
         return None
 
-    def is_whole(self) -> bool:
-        """Say whether the copy runs, with all its memory there."""
-        if not self.runtime.is_running(self.plan.app):
-            return False
+    def leave_ended(self) -> None:
+        """Finish what a program that has come to an end after its arrival needs no more: it did its work, once."""
+        problems = []
+        for action in (self.release_held, self.steering.finish):
+            try:
+                action(self.move)
+            except Exception as ex:
+                problems.append(f"the network could not be put in order: {reason(ex)}")
+        self.report.connections.kept = self.report.connections.established
+        if self.has_arrived and not problems:
+            self.report.outcome, self.report.reason = Outcome.COMPLETED, None
+            return
+        ended = f"{self.plan.app.name} has ended on {self.plan.destination.name}"
+        self.report.outcome = Outcome.FAILED
+        self.report.reason = "; ".join([str(self.report.reason), ended, *problems])
+
+    def has_memory(self) -> bool:
+        """Return True if the copy has all its memory, or has come to an end without it."""
         try:
             self.way.complete()
         except MemoryLost as ex:

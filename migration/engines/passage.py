@@ -70,7 +70,8 @@ class EnginePassage:
         self._restarts: Restarts | None = None
         self._inventory = b""
         self._copy = self._bytes = 0
-        self._is_frozen = self._is_complete = self._has_run = False
+        self._is_frozen = self._is_complete = False
+        self.has_run = False
         self.has_ended = False
         self._original = os.pidfd_open(self._pid)
         self._stack = contextlib.ExitStack()
@@ -213,8 +214,8 @@ class EnginePassage:
         if not is_stopped(self._copy):
             raise MigrationError(f"the copy of {self._app.name} has ended before it ran")
         unrepair(tree.processes(self._copy), probe=True)
+        self.has_run = True
         let_go(self._copy)
-        self._has_run = True
         if self._twin is not None and self._app.engine is not None:
             self._app.engine.id = self._twin.id
         if not tree.wait_for_death(self._original, END_TIMEOUT):
@@ -257,7 +258,7 @@ class EnginePassage:
         assert self._app.engine is not None
         self._app.engine.id = self._found.id
         pid = revive(self._driver, self._found, self._source, self._messages, self._folder.name, note)
-        self._has_run = False
+        self.has_run = False
         return pid
 
     def close(self) -> None:
@@ -266,7 +267,7 @@ class EnginePassage:
             os.close(self._original)
             self._original = -1
         try:
-            if self._has_run and self._twin is not None:
+            if self.has_run and self._twin is not None:
                 self._arrive(self._twin)
             else:
                 self._leave()

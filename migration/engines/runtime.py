@@ -26,6 +26,7 @@ from ..neighbours import NOWHERE, Surroundings, check_unix
 from ..passage import ProcessPassage
 from ..process import ProcessRuntime
 from ..repair import unrepair
+from ..report import ending
 from ..transfer.modes import STOP_SHARED, Choice, Mode, Via, Wish
 from ..transfer.pipelimit import CAP_SYS_RESOURCE
 from . import criuconf, gate
@@ -34,7 +35,7 @@ from .cgroup import freezer_of
 from .driver import TWIN, Driver, EngineSilent
 from .passage import EnginePassage
 from .podman import PodmanDriver
-from .revival import Messages, revive
+from .revival import Messages, revive, wait_until_over
 
 NAMES = ("docker", "podman")
 Part = ProcessPassage | EnginePassage
@@ -160,6 +161,18 @@ class EngineRuntime:
         with criuconf.in_force():
             return revive(driver, found, host, self.messages, identity, note)
 
+    def ending(self, app: App) -> dict[str, Any]:
+        """Ask the engine how a container has ended; it may not know it yet."""
+        assert app.engine is not None
+        try:
+            found = self.driver(app).find(app.engine.id)
+            if found is not None:
+                wait_until_over(self.driver(app), found)
+                found = self.driver(app).find(app.engine.id)
+        except MigrationError:
+            found = None
+        return ending(None if found is None else int(found.raw["State"]["ExitCode"]))
+
     def tidy(self, app: App) -> None:
         """Remove the container that a program is not any more, and let the one that it is have its name."""
         assert app.engine is not None
@@ -218,6 +231,12 @@ class Runtimes:
     def is_running(self, app: App) -> bool:
         """Say whether a program runs."""
         return self._processes.is_running(app) if app.engine is None else tree.is_running(app.pid)
+
+    def ending(self, app: App) -> dict[str, Any] | None:
+        """Return how a program has ended, as the report's "ended"; None if it runs."""
+        if app.engine is None:
+            return self._processes.ending(app)
+        return None if self.is_running(app) else self._engines.ending(app)
 
     def image_estimate(self, app: App) -> int:
         """Bound the size of a checkpoint."""

@@ -192,12 +192,19 @@ class LazyPages:
         try:
             self._wait_for_pages(copy, deadline)
         except MigrationError as ex:
+            if self._uffd >= 0 and not tree.is_running(copy):  # it waited for its pages until its own end
+                self._end_fetching()
+                return
             self._kill(copy)
             self._daemon.close()  # so that the worker at the other end hears that it is over, and lets go
             self.release_source()
             raise MemoryLost(
                 f"{ex}; part of the program's memory was still at the source and is lost, so it was ended"
             ) from ex
+        self._end_fetching()
+
+    def _end_fetching(self) -> None:
+        """Let go of a copy that needs no page any more."""
         self._daemon.close()
         self._close_uffd()  # what is missing now is empty: the kernel may fill it in
         self.pages_done_ms = round((time.monotonic() - self._began) * 1000, 3)
@@ -218,6 +225,8 @@ class LazyPages:
         pacer = Pacer(copy)
         watch = self._watch(Missing(lazy_ranges(self._moved)), copy)
         while not pacer.turn(self._daemon.wait_for_end):
+            if not tree.is_running(copy):  # it has come to an end, and needs nothing any more
+                return
             if self._uffd >= 0 and len(userfaultfds(self._daemon.pid)) > 1:
                 self._close_uffd()  # it has forked
             watch.look()

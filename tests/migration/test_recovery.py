@@ -42,6 +42,7 @@ def write_journal(folder: Path, *records: str) -> Path:
         "copy": {"pids": [33]},
         "commit": {"pids": [33]},
         "revived": {"pids": [44]},
+        "resumed": {},
         "running": {"pid": 33},
         "end": {"outcome": "completed"},
     }
@@ -112,6 +113,8 @@ FROZEN = ["begin", "move", "copy"]
         ([*FROZEN, "commit"], {33}, set(), True, Verdict.FINISHED, {33}, FORWARD),
         ([*FROZEN, "commit"], set(), set(), True, Verdict.REVIVED, {44}, BACK),
         ([*FROZEN, "commit", "revived"], {44}, set(), True, Verdict.UNDONE, {44}, BACK),
+        ([*FROZEN, "commit", "resumed"], {33}, set(), True, Verdict.FINISHED, {33}, FORWARD),
+        ([*FROZEN, "commit", "resumed"], set(), set(), True, Verdict.LOST, set(), BACK),
         ([*FROZEN, "commit", "running"], {33}, set(), True, Verdict.FINISHED, {33}, FORWARD),
         ([*FROZEN, "commit", "running"], set(), set(), True, Verdict.LOST, set(), BACK),
     ],
@@ -131,7 +134,8 @@ def test_recovery_by_journal_and_by_what_is_there(
     if has_image:
         (tmp_path / "one" / "images").mkdir(parents=True)
         (tmp_path / "one" / "images" / "inventory.img").touch()
-    see_it_recovered(path, Programs(running, half_built), verdict, alive, calls, "running" in records)
+    has_run = not {"resumed", "running"}.isdisjoint(records)
+    see_it_recovered(path, Programs(running, half_built), verdict, alive, calls, has_run)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,30 @@ def test_container_moves_with_its_connections_and_files(scene: ContainerStage) -
     assert result["retransmits"] == 0
 
 
+def test_container_that_ends_on_arrival_has_ended(scene: ContainerStage) -> None:
+    """Completed, its last work done once, its exit status in the report, and runc has it as stopped."""
+    code = (
+        "import os, time\nprint('ready', flush=True)\nwhile not os.path.exists('/flag'): time.sleep(0.0005)\n"
+        "print('order shipped', flush=True)\nos._exit(3)"
+    )
+    app = scene.run("order", "B", ["python3", "-c", code])
+    wait_until(lambda: says(app.log, "ready"), "the program being ready")
+
+    def fault(step: str, when: str) -> None:
+        if (step, when) == ("restore", "after"):
+            [copy] = {*scene.runtime.custody.children("restored")} - {app.pid}
+            Path(f"/proc/{copy}/root/flag").touch()
+        if (step, when) == ("verify", "before"):
+            wait_until(lambda: not scene.runtime.is_running(app), "its end")
+
+    report = scene.migrator(fault=fault).migrate(app, scene.hosts["C"])
+    assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+    assert report.ended == {"status": 3, "signal": None}
+    assert app.log.read_text() == "ready\norder shipped\n"
+    assert scene.listed("C")["order"][0] == "stopped"
+    assert scene.listed("B") == {}
+
+
 def test_container_logs_into_one_file_and_keeps_its_name(scene: ContainerStage) -> None:
     """Its log goes on, its host name stays, and runc ends it at its destination."""
     counter = ["python3", "/srv/apps/counter.py", "--interval", "0.02"]
