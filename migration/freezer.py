@@ -50,20 +50,20 @@ def end_silently(pids: Iterable[int], kill: Callable[[int], None]) -> None:
 
 
 def _is_in_restorer(pid: int) -> bool:
-    """Say whether a process is in a system call made from an executable mapping of no file: CRIU's restorer."""
-    try:
-        fields = Path(f"/proc/{pid}/syscall").read_text().split()
-        maps = Path(f"/proc/{pid}/maps").read_text()
-    except OSError:
-        return False
-    if len(fields) < 9:  # "running": it waits for nobody
-        return False
-    at = int(fields[-1], 16)
+    """Return True if a thread is in a system call made from an executable mapping of no file: CRIU's restorer."""
+    at = []
+    maps = ""
+    for thread in tree.threads(pid):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/task/{thread}/syscall").read_text().split()
+            if len(fields) == 9:  # not "running", which waits for nobody
+                at.append(int(fields[-1], 16))
+                maps = maps or Path(f"/proc/{pid}/task/{thread}/maps").read_text()
     for line in maps.splitlines():
         words = line.split()
-        begin, _, end = words[0].partition("-")
-        if int(begin, 16) <= at < int(end, 16):
-            return "x" in words[1] and len(words) == 5
+        begin, end = (int(address, 16) for address in words[0].split("-"))
+        if "x" in words[1] and len(words) == 5 and any(begin <= address < end for address in at):
+            return True
     return False
 
 

@@ -57,6 +57,13 @@ def offences(app: App, destination: Host) -> Iterator[str]:
     """List what keeps a program from being moved, each as a clause for a user."""
     pids = tree.processes(app.pid)
     seen: set[str] = set()
+    if leaderless := [pid for pid in pids if tree.living_thread(pid) not in (0, pid)]:
+        for pid in leaderless:
+            yield (
+                f"the main thread of process {pid} has ended (pthread_exit) and others go on, "
+                "which CRIU would take for a process that has ended"
+            )
+        return  # of which /proc would tell nothing else
     unread = _unread_netlink(app.pid)
     inside = tree.mounts(app.pid) if app.container or app.engine else None
     if inside is not None:

@@ -24,16 +24,28 @@ class OpenFile:
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process exists, is no zombie, and is not about to be one.
+    """Return True if a process exists, with a thread that is neither dead nor about to be.
 
-    The init of a PID namespace that is killed while it is traced waits, as it ends, for its threads, which end when the
+    The first thread may have ended alone (pthread_exit(3)): it stays as a zombie while the others go on. The init of a PID namespace that is killed while it is traced waits, as it ends, for its threads, which end when the
     tracer has heard of them; CRIU listens when it is told to go on.
     """
-    try:
-        state, *_, flags = _stat(pid)[:7]
-    except OSError:
-        return False
-    return state not in "ZX" and not int(flags) & PF_EXITING
+    return living_thread(pid) != 0
+
+
+def living_thread(pid: int) -> int:
+    """Return a thread of a process that has not ended, the first one if possible; 0 if there is none.
+
+    Of a thread that has ended /proc tells neither files nor memory nor namespaces: what it says of the process has to be
+    read at another one.
+    """
+    if _lives(f"{pid}"):
+        return pid
+    return next((thread for thread in threads(pid) if _lives(f"{pid}/task/{thread}")), 0)
+
+
+def _lives(task: str) -> bool:
+    fields = read_or_empty(PROC / task / "stat").rpartition(")")[2].split()
+    return bool(fields) and fields[0] not in "ZX" and not int(fields[6]) & PF_EXITING
 
 
 def state(pid: int) -> str:
@@ -167,17 +179,23 @@ def open_files(pids: Iterable[int]) -> list[OpenFile]:
     """List the open descriptors of processes."""
     found = []
     for pid in pids:
-        try:
-            names = os.listdir(PROC / str(pid) / "fd")  # noqa: PTH208 (names only, no Path objects)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+        names, place = _descriptors(f"/proc/{pid}/fd"), pid
+        if not names and (place := living_thread(pid)) not in (0, pid):
+            names = _descriptors(f"/proc/{place}/fd")
         for name in names:
             try:
-                target = os.readlink(f"/proc/{pid}/fd/{name}")  # noqa: PTH115
+                target = os.readlink(f"/proc/{place}/fd/{name}")  # noqa: PTH115
             except FileNotFoundError:
                 continue
             found.append(OpenFile(pid, int(name), target))
     return found
+
+
+def _descriptors(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 (names only, no Path objects)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def fdinfo(file: OpenFile, key: str) -> str:

@@ -145,7 +145,8 @@ class Launcher:
         """Say whether a program runs."""
         if engine_of(app) is None:
             return self.runtime.is_running(app)
-        return tree.is_running(app.pid) and _network(app.pid) == _network(app.host.pid)
+        thread = tree.living_thread(app.pid)
+        return thread != 0 and _network(thread) == _network(app.host.pid)
 
     def sockets(self, app: App) -> list[InetSocket]:
         """List the Internet sockets of a program."""

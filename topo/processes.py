@@ -12,6 +12,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from migration import tree
+
 
 def start_time(pid: int) -> str:
     """Return a process's start time in clock ticks since boot, or "" if there is none or it is a zombie."""
@@ -19,7 +21,7 @@ def start_time(pid: int) -> str:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return "" if fields[0] in "ZX" else fields[19]
+    return fields[19] if tree.is_running(pid) else ""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 from moving import PYTHON, Stage, says, wait_until
 from transferring import managed
 
+from migration import tree
 from migration.errors import MigrationError
 from migration.groups import Party
 from migration.model import App
@@ -173,3 +174,24 @@ def test_one_of_two_that_move_together_ends(scene: Stage) -> None:
     assert work_of(scene, "first") == ["order shipped"]
     assert scene.runtime.is_running(apps[1])
     assert {app.host.name for app in apps} == {"C"}
+
+
+def test_a_program_whose_main_thread_has_ended_lives(scene: Stage) -> None:
+    """It is not taken for ended, its descriptors are seen, and it is refused by name before it is touched."""
+    log = scene.folder / "leader_gone.log"
+    program = str(Path(__file__).parent / "programs" / "leader_gone.py")
+    app = scene.runtime.launch("leader_gone", scene.hosts["B"], [PYTHON, program], log)
+    wait_until(lambda: says(log, "5"), "the program counting")
+    wait_until(lambda: tree.state(app.pid) == "Z", "the end of its main thread")
+    assert scene.runtime.is_running(app)
+    assert {0, 1, 2} <= {file.fd for file in tree.open_files([app.pid])}
+    report = scene.migrator().migrate(app, scene.hosts["C"])
+    assert report.outcome is Outcome.REFUSED
+    assert f"the main thread of process {app.pid} has ended (pthread_exit)" in str(report.reason)
+    assert report.criu.frozen_ms == 0
+    said = len(log.read_text().splitlines())
+    wait_until(lambda: len(log.read_text().splitlines()) > said + 3, "the program going on")
+    assert not scene.runtime.custody.wait(app.pid, 0.1)
+    scene.runtime.custody.kill(app.pid, signal.SIGKILL)
+    assert scene.runtime.custody.wait(app.pid, 5)
+    assert not scene.runtime.is_running(app)
