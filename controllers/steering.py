@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError as FutureCancelled
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
@@ -201,6 +202,8 @@ class SwitchSteering:
             return future.result(self.timeout)
         except ControllerError as ex:
             raise SteeringError(str(ex)) from ex
+        except FutureCancelled as ex:
+            raise SteeringError(f"switch {self._balancer.link.name} was lost") from ex
         except FutureTimeout as ex:
             future.cancel()
             raise SteeringError(f"the network did not follow within {self.timeout:g} s") from ex
@@ -217,7 +220,7 @@ class SwitchSteering:
                 if not link.ready.is_set():
                     await asyncio.wait_for(link.ready.wait(), max(0.0, deadline - loop.time()))
             try:
-                return await work()
+                return await _uncancelled(work(), link.name)
             except SwitchNotReady:
                 if loop.time() >= deadline:
                     raise
@@ -650,6 +653,17 @@ class SwitchSteering:
         """Drop the memory of a move that neither holds anything nor can go back any more."""
         if not active.held and not active.before and not active.marked:
             self._moves.pop(active.move.id, None)
+
+
+async def _uncancelled(work: Awaitable[_T], switch: str) -> _T:
+    """Do a piece of work; that grpc.aio has cancelled a call of a switch that is gone is not a wish to end it."""
+    try:
+        return await work
+    except asyncio.CancelledError as ex:
+        cancelling = getattr(asyncio.current_task(), "cancelling", None)  # since Python 3.11
+        if cancelling is None or cancelling() > 0:
+            raise
+        raise SwitchNotReady(f"switch {switch} was lost") from ex
 
 
 @contextlib.contextmanager

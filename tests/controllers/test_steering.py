@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -325,6 +327,30 @@ def test_a_new_controller_takes_back_what_the_old_one_began(
         assert rows_of(switch) == before
     finally:
         second.stop()
+
+
+def test_a_call_that_the_switchs_end_has_cancelled_is_made_again(
+    controller: Controller, drainer: AtOnce
+) -> None:
+    """grpc.aio cancels the calls of a connection that is gone: who waits for the switch is not told to end by that."""
+    attempts: list[str] = []
+
+    async def lose_first(host: Host) -> None:
+        attempts.append(host.name)
+        if len(attempts) == 1:
+            raise asyncio.CancelledError
+
+    drainer.arrives = lose_first
+    controller.add_backend("echo", OLD)
+    move = vip_move("m1", "10.0.2.2", "10.0.3.3")
+    controller.steering.prepare(move)
+    if sys.version_info >= (3, 11):
+        controller.steering.hold(move)
+        assert attempts == ["h2", "h2"]
+    else:
+        with pytest.raises(SteeringError, match="switch s1 was lost"):
+            controller.steering.hold(move)
+    controller.steering.release(move)
 
 
 def test_a_switch_that_is_lost_during_a_hold(program: tuple[Path, Path], offers_queues: bool) -> None:
