@@ -44,8 +44,9 @@ class Helper:
 
     def wait_until_ready(self) -> None:
         """Return when it serves; raises CriuFailed."""
-        readable, _, _ = select.select([self._status], [], [], START_TIMEOUT)
-        if not readable or self._status.recv(1) == b"":
+        poller = select.poll()  # select(2) knows no descriptor above 1023
+        poller.register(self._status, select.POLLIN)
+        if not poller.poll(START_TIMEOUT * 1000) or self._status.recv(1) == b"":
             raise self.failure()
 
     def wait_for_end(self, timeout: float) -> bool:

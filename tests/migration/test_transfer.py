@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ STEPS = ("prepare", "hold", "checkpoint", "rewrite", "transfer", "restore", "swi
 def scene(tmp_path: Path) -> Iterator[Stage]:
     with managed(tmp_path) as built:
         yield built
+
+
+@pytest.mark.parametrize("mode", [Mode.STOP, Mode.LAZY])
+def test_a_mover_with_many_descriptors(scene: Stage, mode: Mode) -> None:
+    """Above 1023, which select(2) does not know: a thousand clients of the event stream have one each."""
+    program = remember(scene, 30)
+    with ExitStack() as stack:
+        for _ in range(1100):
+            stack.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+        report = program.migrate("C", mode, Via.NETWORK)
+    assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
 
 
 @pytest.mark.parametrize(("mode", "via"), WAYS)
