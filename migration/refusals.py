@@ -8,9 +8,11 @@ preflight.py's business; here is what else /proc tells of a process.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import stat
+import struct
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,6 +34,11 @@ _NAMES = {
     "[userfaultfd]": "a userfaultfd",
     "kvm-vm": "a virtual machine",
 }
+# File systems of the kernel's own whose files have paths that lead nowhere (<linux/magic.h>).
+_UNREACHABLE = {0x19800202: "the POSIX message queue", 0x5345434D: "secret memory"}
+_STATFS = struct.Struct("@l")  # the first member of struct statfs is its type
+_STATFS_SIZE = 512  # more than any architecture's
+_libc = ctypes.CDLL(None, use_errno=True)
 _SOCKETS = {"TCP", "TCPv6", "UDP", "UDPv6", "UNIX", "UNIX-STREAM", "NETLINK"}
 _TTY_MAJORS = {4, 5, *range(136, 144), 204}
 _SHARED_MEMORY = re.compile(r"/SYSV[0-9a-f]{8}( \(deleted\))?$")
@@ -122,12 +129,22 @@ def _descriptor(file: OpenFile, unread: set[int]) -> Iterator[str]:
         yield having % f"a {kind} namespace"
     elif target.startswith("/"):
         mode = Path(path).stat()
+        if what := _UNREACHABLE.get(_file_system(path)):
+            yield having % (f"{what} {target}" if what.startswith("the ") else what)
         yield from (having % what for what in _device(target, mode))
         if match := _PROCESS_FILE.match(target):
             yield having % f"the file {target} of process {match[1]}"
         if stat.S_ISREG(mode.st_mode) and mode.st_nlink == 0 and mode.st_size > GHOST_LIMIT:
             size = mode.st_size >> 20
             yield having % f"the deleted file {target.removesuffix(_DELETED)} of {size} MiB"
+
+
+def _file_system(path: str) -> int:
+    """Return the type of the file system that a file is in (statfs(2)), 0 if it is gone."""
+    answer = ctypes.create_string_buffer(_STATFS_SIZE)
+    if _libc.statfs(os.fsencode(path), answer) != 0:
+        return 0
+    return int(_STATFS.unpack_from(answer)[0])
 
 
 def _device(target: str, mode: os.stat_result) -> Iterator[str]:

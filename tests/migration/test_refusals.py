@@ -58,6 +58,11 @@ OFFENDERS = {
         "fd = os.open('/dev/shm', os.O_TMPFILE | os.O_RDWR); os.ftruncate(fd, 100 << 20)",
         "has the deleted file .* of 100 MiB open",
     ),
+    "message queue": (
+        "rt = ctypes.CDLL('librt.so.1', use_errno=True); assert rt.mq_open(b'/orders', 0o102, 0o600, None) > 0; "
+        "rt.mq_unlink(b'/orders')",
+        r"has the POSIX message queue /orders( \(deleted\))? open \(descriptor \d+\)",
+    ),
     "own network": (
         "if os.fork() == 0: assert libc.unshare(0x40000000) == 0; print('ready', flush=True); time.sleep(1000)",
         "is in a net namespace of its own",
