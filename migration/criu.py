@@ -40,6 +40,7 @@ from .namespaces import set_priority
 from .slowness import scaled
 
 DRAIN_TIMEOUT = scaled(5.0)
+KILL_TIMEOUT = scaled(1.0)  # in which a worker that has hung up is gone
 SETTLE_TIME = scaled(0.05)  # in which a worker mounts something where it has just made a folder
 PRIVATE = PROJECT / ".p4ferry"
 READABLE, HUNG_UP, SILENT = "readable", "hung up", "silent"
@@ -285,6 +286,11 @@ class Worker:
     def has_ended(self) -> bool:
         """Say whether it has hung up, without waiting for what it may still say."""
         return self._listen(0, 0.0) == HUNG_UP
+
+    def was_killed(self) -> bool:
+        """Return True if it has ended by a signal, rather than by giving up."""
+        status = self._custody.exit_status(self.pid) if self._custody.wait(self.pid, KILL_TIMEOUT) else None
+        return status is not None and status < 0
 
     def _listen(self, events: int, timeout: float, aside: Aside | None = None) -> str:
         """Wait for something to read (if `events` asks for it), for the worker's end, or to have done something aside.

@@ -72,6 +72,7 @@ class ProcessPassage:
         """The processes of the original, which do not change any more once CRIU has stopped them."""
         self._has_locks = False
         self._has_begun = self._has_ended = False
+        self._was_dumper_killed = False
         self._copy = 0
         self._original = os.pidfd_open(app.pid)
         self._apart = Apart(tree.processes(app.pid))
@@ -233,6 +234,7 @@ class ProcessPassage:
                 if self._dumper.has_ended():
                     # It may have left sockets in repair mode: nothing must run before `back_out` has seen to them.
                     self._pin(self._frozen)
+                    self._was_dumper_killed = self._dumper.was_killed()
                 raise
         self._is_frozen = self._is_complete = True
         self._has_locks = has_locks(self.images)
@@ -463,9 +465,7 @@ class ProcessPassage:
     def revive(self, note: Note) -> int:
         """Restore the untouched image where it came from, unless the original is still there."""
         if not self._is_complete and not self._custody.is_running(self._pid):
-            raise MemoryLost(
-                f"process {self._pid} ended when CRIU was killed that had it in its hands, its image not yet complete"
-            )
+            raise MemoryLost(self._how_it_was_lost())
         if not self._has_ended and self._custody.is_running(self._pid):
             self.back_out()
             return self._pid
@@ -479,6 +479,18 @@ class ProcessPassage:
         pid = revive(self._criu, self._custody, self._app, self._source, self.images, self._folder, note)
         self.has_run = False  # what counts is here
         return pid
+
+    def _how_it_was_lost(self) -> str:
+        if self._was_dumper_killed:
+            return (
+                f"process {self._pid} ended when CRIU was killed that had it in its hands, "
+                "its image not yet complete"
+            )
+        self._custody.wait(self._pid, SETTLE_TIME)
+        how, status = "has ended", self._custody.exit_status(self._pid)
+        if status is not None and status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
+        return f"process {self._pid} {how} before its image was complete"
 
     def close(self) -> None:
         """Hang up on the workers, and take away the firewall tables that a locked dump leaves."""

@@ -18,6 +18,7 @@ needs.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,6 +49,7 @@ from .workspace import is_full, make_folder, remove_folder
 # Called with a step's name and "before" or "after"; raises to make the step fail there.
 Fault = Callable[[str, str], None]
 SETTLE_TIMEOUT = scaled(0.5)
+ACCEPT_TIMEOUT = scaled(5.0)  # seconds in which a program accepts one more of the connections that wait
 FEW = 30  # connections that are looked up one by one: as long as that takes less than a list of all
 # Pauses of a sender (pacing) are shorter on a loopback.
 QUIET = 0.002
@@ -301,13 +303,21 @@ class Transaction:
         return [s for s in self.here.tcp_waiting() if is_unaccepted(s, ports)] if ports else []
 
     def settle(self) -> None:
-        """Wait until no listener has a connection that no program has accepted: CRIU cannot carry those."""
-        deadline = time.monotonic() + SETTLE_TIMEOUT
+        """Wait until no listener has a connection that no program has accepted: CRIU cannot carry those.
+
+        None comes any more, so this ends as long as the program accepts, however many wait.
+        """
+        fewest, deadline = sys.maxsize, 0.0
         while waiting := self.unaccepted():
+            count = sum(1 if s.state == State.SYN_RECV else s.receive_queue for s in waiting)
+            if count < fewest:
+                fewest, deadline = count, time.monotonic() + ACCEPT_TIMEOUT
             if time.monotonic() > deadline:
                 raise MigrationError(
-                    f"{self.plan.app.name} does not accept a connection that waits: {waiting[0]}"
+                    f"{self.plan.app.name} has accepted none of {count} connections that wait for "
+                    f"{ACCEPT_TIMEOUT:g} s: {waiting[0]}"
                 )
+            self.deadline.check()
             if any(s.state == State.SYN_RECV for s in waiting):
                 # The end of its handshake is among what is held.
                 self.steering.release(self.move)

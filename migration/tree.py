@@ -26,8 +26,9 @@ class OpenFile:
 def is_running(pid: int) -> bool:
     """Return True if a process exists, with a thread that is neither dead nor about to be.
 
-    The first thread may have ended alone (pthread_exit(3)): it stays as a zombie while the others go on. The init of a PID namespace that is killed while it is traced waits, as it ends, for its threads, which end when the
-    tracer has heard of them; CRIU listens when it is told to go on.
+    The first thread may have ended alone (pthread_exit(3)): it stays as a zombie while the others go on. The init of a
+    PID namespace that is killed while it is traced waits, as it ends, for its threads, which end when the tracer has
+    heard of them; CRIU listens when it is told to go on.
     """
     return living_thread(pid) != 0
 
@@ -35,8 +36,8 @@ def is_running(pid: int) -> bool:
 def living_thread(pid: int) -> int:
     """Return a thread of a process that has not ended, the first one if possible; 0 if there is none.
 
-    Of a thread that has ended /proc tells neither files nor memory nor namespaces: what it says of the process has to be
-    read at another one.
+    Of a thread that has ended /proc tells neither files nor memory nor namespaces: those of the process are read at
+    another one.
     """
     if _lives(f"{pid}"):
         return pid

@@ -17,6 +17,7 @@ from migration.errors import CriuMissing, LaunchFailed, MigrationError
 from migration.model import Host
 from migration.process import ProcessRuntime
 from migration.report import Outcome
+from migration.steering import Move
 
 pytestmark = pytest.mark.net
 
@@ -122,6 +123,23 @@ def test_death_of_the_frozen_original(scene: Stage) -> None:
     client.wait_for_requests()
     result = client.finish()
     assert result["lost_bytes"] == result["resets"] == 0
+
+
+def test_death_of_the_original_while_it_is_dumped(scene: Stage) -> None:
+    """It was the program that was killed, not CRIU, and that is what the report says."""
+    app = scene.serve("B", name="large")
+    steering = scene.net.steering
+    quiesce = steering.muted
+
+    def kill(move: Move) -> None:
+        quiesce(move)
+        os.kill(app.pid, signal.SIGKILL)  # CRIU has stopped it, and is about to write it down
+
+    steering.muted = kill  # type: ignore[method-assign]
+    report = scene.migrator().migrate(app, scene.hosts["C"])
+    assert report.outcome is Outcome.FAILED
+    assert f"process {app.pid} was killed by SIGKILL before its image was complete" in str(report.reason)
+    assert not scene.runtime.is_running(app)
 
 
 def test_lost_program_leaves_its_image_for_a_recovery(scene: Stage) -> None:

@@ -10,6 +10,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -428,3 +429,33 @@ def test_full_log_and_memory_survive(scene: Stage) -> None:
     counts = [line.split() for line in log.read_text().splitlines()[1:]]
     assert [int(count[0]) for count in counts] == list(range(1, len(counts) + 1))
     assert len({tuple(count[1:]) for count in counts}) == 1
+
+
+SLOW = """
+import socket, threading, time
+def serve(c):
+    while data := c.recv(100):
+        c.sendall(data)
+listener = socket.create_server(("0.0.0.0", 7000), backlog=64)
+print("listening", flush=True)
+while True:
+    time.sleep(0.1)
+    c, _ = listener.accept()
+    threading.Thread(target=serve, args=(c,), daemon=True).start()
+"""
+
+
+def test_a_long_backlog_is_waited_for(scene: Stage) -> None:
+    """A program that takes its time for each connection is stopped when it has accepted all of them."""
+    log = scene.folder / "slow.log"
+    app = scene.runtime.launch("slow", scene.hosts["B"], [PYTHON, "-c", SLOW], log)
+    wait_until(lambda: says(log, "listening"), "the server listening")
+    connect = partial(socket.create_connection, (str(scene.hosts["B"].address), 7000), timeout=30)
+    clients = [in_netns(scene.hosts["A"].pid, connect) for _ in range(25)]
+    report = scene.migrator().migrate(app, scene.hosts["C"])
+    assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+    assert (report.connections.kept, report.connections.broken) == (25, 0)
+    for client in clients:
+        with client:
+            client.sendall(b"there?")
+            assert client.recv(100) == b"there?"
