@@ -135,8 +135,11 @@ class Worker:
         *files: HasDescriptor,
         deadline: Deadline | None = None,
         copy_mounts: bool = False,
+        undo: Path | None = None,
     ) -> None:
         """Start the worker in the namespaces of the process `place`; `files` are its descriptors from 4 on.
+
+        What it changes in a program that it dumps is written to `undo`.
 
         With `copy_mounts` it has a copy of the mounts of its own, which is what it restores gets.
         """
@@ -151,7 +154,7 @@ class Worker:
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
             argv = [str(criu.binary), *BY_SIZE, "swrk", "3"]
-            env = preload.environment()
+            env = preload.environment(undo)
             self.pid = custody.start_criu(place, argv, other, *files, env=env, copy=copy_mounts)
         self.began = tree.start_time(self.pid)
         self._process: int | None = None

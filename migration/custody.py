@@ -143,6 +143,11 @@ class Custody:
         """Start what can mount a program's own proc for it; it listens to the socket `file`, see proccover.py."""
         return int(self._ask({"op": "proc", "program": program}, [file.fileno()])["pid"])
 
+    def start_guard(self, worker: int, program: int, log: Path, file: HasDescriptor) -> int:
+        """Start what watches over a worker that dumps a program; it speaks through the socket `file`, see guard.py."""
+        request = {"op": "guard", "worker": worker, "program": program, "log": str(log)}
+        return int(self._ask(request, [file.fileno()])["pid"])
+
     def hold(self, name: str, net: int | None = None) -> int:
         """Start a process that holds new mounts for a host, and a new network or that of the process `net`."""
         return int(self._ask({"op": "hold", "name": name, "net": net})["pid"])

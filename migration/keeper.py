@@ -10,6 +10,7 @@ controller starts one keeper per runtime and asks it over a socket, in JSON, one
     {"op": "criu", "host": PID, "argv": […], "env": {…}, "copy": BOOL} with descriptors as ancillary data: CRIU in the
         namespaces of the process, or in a copy of its mounts                          →  {"pid": N}
     {"op": "proc", "program": PID} with a socket as ancillary data: see proccover.py   →  {"pid": N}
+    {"op": "guard", "worker": PID, "program": PID, "log": …} likewise: see guard.py    →  {"pid": N}
     {"op": "tool", "host": PID, "argv": […], …}: a command that ends by itself         →  {"pid": N}
     {"op": "mount", "host": PID, "source": …, "target": …, "kind": …, "data": …}       →  {}
     {"op": "unmount", "host": PID, "target": "/path"}                                  →  {}
@@ -42,8 +43,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from migration import guard, proccover, tree
 from migration import namespaces as ns
-from migration import proccover, tree
 
 MAX_MESSAGE = 1 << 18
 MAX_REMEMBERED = 1024
@@ -127,6 +128,9 @@ class Keeper:
             case "proc":
                 program, number = int(request["program"]), fds[0]
                 return {"pid": self.fork("tool", lambda: become_proc_cover(program, number))}
+            case "guard":
+                number = fds[0]
+                return {"pid": self.fork("tool", lambda: become_guard(request, number))}
             case "tool":
                 return {"pid": self.fork("tool", lambda: become_tool(request))}
             case "mount":
@@ -381,6 +385,15 @@ def become_proc_cover(program: int, fd: int) -> None:
     os.closerange(4, 901)  # errors go through the socket from here on
     proccover.serve(program, socket.socket(fileno=3))
     os._exit(0)
+
+
+def become_guard(request: dict[str, Any], fd: int) -> None:
+    """Turn into what watches over a CRIU worker while that dumps a program."""
+    ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.dup2(fd, 3)
+    os.closerange(4, 901)
+    control = socket.socket(fileno=3)
+    os._exit(guard.serve(int(request["worker"]), int(request["program"]), Path(request["log"]), control))
 
 
 def become_mounter(request: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from .deadline import Deadline
 from .errors import CriuFailed, MemoryLost, MigrationError
 from .firewall import remove_criu_tables
 from .freezer import end_silently, is_half_built, pin, wake
+from .guard import LOG, PINNED, Guard, make_log
 from .images import INVENTORY_IMAGE, has_locks
 from .journal import Note
 from .model import App, Host
@@ -72,13 +73,14 @@ class ProcessPassage:
         """The processes of the original, which do not change any more once CRIU has stopped them."""
         self._has_locks = False
         self._has_begun = self._has_ended = False
-        self._was_dumper_killed = False
+        self._is_broken = self._was_dumper_killed = False
         self._copy = 0
         self._original = os.pidfd_open(app.pid)
         self._apart = Apart(tree.processes(app.pid))
         self._proc: ProcCover | None = None
         self._sleepers: Sleepers | None = None
         self._restarts: Restarts | None = None
+        self._guard: Guard | None = None
         self._workers: list[Worker] = []
         self._carrier: Carrier | None = None
         self.has_run = False
@@ -94,7 +96,13 @@ class ProcessPassage:
             raise
 
     def _start(
-        self, place: int, action: str, log: Path, *files: HasDescriptor, copy_mounts: bool = False
+        self,
+        place: int,
+        action: str,
+        log: Path,
+        *files: HasDescriptor,
+        copy_mounts: bool = False,
+        undo: Path | None = None,
     ) -> Worker:
         worker = Worker(
             self._criu,
@@ -105,6 +113,7 @@ class ProcessPassage:
             *files,
             deadline=self._deadline,
             copy_mounts=copy_mounts,
+            undo=undo,
         )
         worker.set_priority(0)  # for now: another program may be standing still
         self._workers.append(worker)
@@ -137,11 +146,13 @@ class ProcessPassage:
             adjust=lambda o: _both(o, carrier.adjust_restore, self._baggage.adjust_restore),
         )
         self._restorer.agree_ahead(ASKED_BEFORE)
+        make_log(undo := self._folder / LOG)
         self._dumper = self._start(
             place,
             f"checkpoint it on {source.name}",
             self.images / DUMP_LOG,
             *carrier.dumper_files,
+            undo=undo,
         )
         self._dumper.request(
             "DUMP",
@@ -151,10 +162,12 @@ class ProcessPassage:
             adjust=lambda o: _both(o, carrier.adjust_dump, self._baggage.adjust_dump),
         )
         self._dumper.wait_for("pre-dump")
+        self._guard = Guard(self._custody, self._dumper.pid, self._pid, undo)
         carrier.wait_until_ready()
         if self._proc is not None:
             self._proc.wait_until_ready()
         self._gate.wait_for(self._restorer.pid, GATE_TIMEOUT)
+        self._guard.wait_until_ready()
 
     def take_turn(self) -> None:
         """See runtime.Passage; from here on the workers go ahead of others."""
@@ -203,7 +216,8 @@ class ProcessPassage:
         """Let the dump worker stop all processes; of their sockets it has not looked at one yet."""
         if not self._is_under_way:
             self.start_freeze()
-        self._dumper.wait_for("query-ext-files")
+        with self._guarded():
+            self._dumper.wait_for("query-ext-files")
         if self._sleepers is not None:
             self._sleepers.stopped()
 
@@ -223,24 +237,38 @@ class ProcessPassage:
             )
 
     def _write_image(self) -> None:
-        self._dumper.answer(True)
-        with self.carrier.freezing():
+        with self._guarded(), self.carrier.freezing():
+            self._dumper.answer(True)
             self._frozen = tree.processes(self._pid)
-            try:
-                self._dumper.wait_for("post-dump", self.carrier.early)
-            except MigrationError:
-                if self._dumper.is_stuck:
-                    self._dumper.kill()
-                if self._dumper.has_ended():
-                    # It may have left sockets in repair mode: nothing must run before `back_out` has seen to them.
-                    self._pin(self._frozen)
-                    self._was_dumper_killed = self._dumper.was_killed()
-                raise
+            self._dumper.wait_for("post-dump", self.carrier.early)
+            if self.carrier.keeps_source:
+                self.carrier.frozen(self._frozen)
+            else:
+                self._pin(self._frozen)
+            if self._dumper.has_ended():  # before it was pinned, perhaps, and then it has run
+                raise self._dumper.failure()
         self._is_frozen = self._is_complete = True
+        assert self._guard is not None
+        self._guard.end()
         self._has_locks = has_locks(self.images)
-        if not self.carrier.keeps_source:
-            self._pin(self._frozen)  # in post-copy, the carrier does
-        self.carrier.frozen(self._frozen)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """When what is done here fails because CRIU has ended, see the program as it was before CRIU came."""
+        try:
+            yield
+        except MigrationError:
+            if self._dumper.is_stuck:
+                self._dumper.kill()
+            if self._dumper.has_ended():
+                self._is_broken = True
+                assert self._guard is not None
+                if (status := self._guard.finish()) is None:
+                    # Sockets may be in repair mode: nothing must run before `back_out` has seen to them.
+                    self._pin(self._frozen)
+                self._is_pinned = self._is_pinned or status == PINNED
+                self._was_dumper_killed = self._dumper.was_killed()
+            raise
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Bring the image to the destination, and what has changed of the working files."""
@@ -411,6 +439,7 @@ class ProcessPassage:
             raise MigrationError(f"process {self._pid} did not outlive the attempt")
         if self._is_pinned:
             wake(self._pid)
+        if self._is_pinned or self._is_broken:
             self._see_it_live()
 
     def _see_it_live(self) -> None:
@@ -497,6 +526,8 @@ class ProcessPassage:
         self._apart.end()
         if self._proc is not None:
             self._proc.close()
+        if self._guard is not None:
+            self._guard.close()
         try:
             self._let_go()
         finally:

@@ -2,6 +2,7 @@
 
 - Where root lacks CAP_SYS_RESOURCE, prlimit(2) does not tell CRIU the resource limits of another user's program, though
   everyone may read them in /proc/PID/limits. The library reads them there.
+- What CRIU changes in the threads of a program is written down (undolog.c), for the case that it is killed (guard.py).
 - While a program is dumped, the proc of its PID namespace lies over /proc (proccover.py); CRIU's own is at `PROC` then.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from .errors import MigrationError
 
-SOURCE = Path(__file__).with_name("preload.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("preload.c", "undolog.c"))
 STORE = Path(__file__).resolve().parent.parent / ".p4ferry" / "lib"
 PROC = "/proc/bus"  # a folder of every proc, whatever is configured
 COMPILERS = ("clang", "cc")
@@ -31,7 +32,9 @@ class CannotMake(MigrationError):
 @functools.cache
 def library() -> Path:
     """Return the library, compiled now if it is not there; raises CannotMake."""
-    name = hashlib.sha256(SOURCE.read_bytes() + platform.machine().encode()).hexdigest()[:16]
+    name = hashlib.sha256(
+        b"".join(one.read_bytes() for one in SOURCES) + platform.machine().encode()
+    ).hexdigest()[:16]
     path = STORE / f"criu-{name}.so"
     if not path.exists():
         try:
@@ -56,7 +59,7 @@ def _compile(path: Path) -> None:
                 "-fno-builtin",
                 "-o",
                 str(made),
-                str(SOURCE),
+                *map(str, SOURCES),
             ]
             with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
                 done = subprocess.run(
@@ -66,9 +69,13 @@ def _compile(path: Path) -> None:
                     made.replace(path)
                     return
                 said = (done.stderr.strip().splitlines() or [f"{compiler} failed"])[0]
-        raise CannotMake(f"{SOURCE.name} cannot be compiled: {said}")
+        raise CannotMake(f"{SOURCES[0].name} cannot be compiled: {said}")
 
 
-def environment() -> dict[str, str]:
-    """Return what a CRIU process has in its environment so that the library is loaded; raises CannotMake."""
-    return {"LD_PRELOAD": str(library()), "P4FERRY_PROC": PROC}
+def environment(undo: Path | None = None) -> dict[str, str]:
+    """Return what a CRIU process has in its environment so that the library is loaded; raises CannotMake.
+
+    What a dump changes in its program is written to `undo`, for guard.py.
+    """
+    told = {} if undo is None else {"P4FERRY_UNDO": str(undo)}
+    return {"LD_PRELOAD": str(library()), "P4FERRY_PROC": PROC, **told}

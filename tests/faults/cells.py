@@ -34,9 +34,16 @@ KILLS_DURING = {DUMPER: ("checkpoint", 12), RESTORER: ("restore", 8)}
 LONGEST = {"checkpoint": 0.012, "restore": 0.010}  # seconds within which a kill during a step comes
 
 COMPLETED, ROLLED_BACK = "completed", "rolled_back"
-LOST = "lost"
-"""Only for a dump worker that was killed while the program executed a system call for it, with its registers in CRIU's
-memory: then there is neither a program nor an image, and the report must say so."""
+# Who moves: an echo server of one thread with one connection, or a crew, each member with a connection of its own.
+ECHO = "echo"
+CREWS = ("1 thread", "8 threads", "250 threads", "8 processes")
+KILLS_OF_A_CREW = {DUMPER: ("checkpoint", 25), RESTORER: ("restore", 5)}
+LONGEST_OF_A_CREW = {  # seconds within which a kill during the two steps comes
+    "1 thread": (0.010, 0.010),
+    "8 threads": (0.012, 0.010),
+    "250 threads": (0.080, 0.040),
+    "8 processes": (0.030, 0.020),
+}
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,11 @@ class Cell:
     step: str
     when: str
     delay: float = 0.0
+    crew: str = ECHO
 
     def __str__(self) -> str:
         point = f"{self.delay * 1000:.1f} ms into" if self.when == DURING else self.when
-        return f"{self.fault}, {point} {self.step}"
+        return f"{self.fault}, {point} {self.step}" + (f" of {self.crew}" if self.crew != ECHO else "")
 
     @property
     def at(self) -> int:
@@ -91,6 +99,33 @@ def every_cell() -> list[Cell]:
             step, count = KILLS_DURING[fault]
             numbers = random.Random(fault)
             cells += [Cell(fault, step, DURING, numbers.uniform(0, LONGEST[step])) for _ in range(count)]
+    return cells
+
+
+def cells_of_crews() -> list[Cell]:
+    """Return the cells in which it matters how many threads, processes and connections a program has."""
+    cells = []
+    for crew in CREWS:
+        points = [
+            (DUMPER, "checkpoint", "after"),
+            (RESTORER, "restore", "after"),
+            (TIMEOUT, "verify", "before"),
+        ]
+        cells += [Cell(fault, step, when, crew=crew) for fault, step, when in points]
+        for (fault, (step, count)), longest in zip(
+            KILLS_OF_A_CREW.items(), LONGEST_OF_A_CREW[crew], strict=True
+        ):
+            numbers = random.Random(f"{fault} {crew}")
+            cells += [Cell(fault, step, DURING, numbers.uniform(0, longest), crew) for _ in range(count)]
+    return cells
+
+
+def chosen_cells_of_crews() -> list[Cell]:
+    """Return of each crew some kills in the middle of its dump, and one with its image complete."""
+    cells = []
+    for crew in CREWS:
+        own = [cell for cell in cells_of_crews() if cell.crew == crew and cell.fault == DUMPER]
+        cells += own[:4]
     return cells
 
 

@@ -9,7 +9,7 @@ from tests.faults import cells
 from tests.faults.results import RESULTS
 
 FULL = os.environ.get("P4FERRY_FAULT_MATRIX") == "full"
-LETTERS = {cells.COMPLETED: "C", cells.ROLLED_BACK: "R", cells.LOST: "L"}
+LETTERS = {cells.COMPLETED: "C", cells.ROLLED_BACK: "R"}
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -18,9 +18,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         return
     write = terminalreporter.write_line
     write("")
-    write(
-        "fault matrix, before and after each step: C completed, R rolled back, L lost (cells.LOST), . nothing to hit"
-    )
+    write("fault matrix, before and after each step: C completed, R rolled back, F failed, . nothing to hit")
     width = max(map(len, cells.FAULTS)) + 2
     write(" " * width + "".join(f"{step[:9]:<10}" for step in cells.STEPS) + "during")
     for fault in cells.FAULTS:
@@ -28,8 +26,17 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for step in cells.STEPS:
             marks = [_mark(cells.Cell(fault, step, when)) for when in ("before", "after")]
             row += f"{' '.join(marks):<10}"
-        during = [_mark(cell) for cell in RESULTS if cell.fault == fault and cell.when == cells.DURING]
+        during = [
+            _mark(cell)
+            for cell in RESULTS
+            if (cell.fault, cell.when, cell.crew) == (fault, cells.DURING, cells.ECHO)
+        ]
         write(f"{fault:<{width}}{row}{' '.join(during)}")
+    write("")
+    for crew in cells.CREWS:
+        for fault in cells.KILLS_OF_A_CREW:
+            own = [cell for cell in RESULTS if (cell.fault, cell.crew) == (fault, crew)]
+            write(f"{fault}, {crew}: {' '.join(map(_mark, own))}")
     failed = [cell for cell, result in RESULTS.items() if result is None]
     for cell in failed:
         write(f"failed: {cell}")

@@ -12,7 +12,7 @@ import pytest
 
 from migration.recovery import Verdict
 from tests.faults import cells
-from tests.faults.cells import Cell, chosen_cells, every_cell
+from tests.faults.cells import Cell, cells_of_crews, chosen_cells, chosen_cells_of_crews, every_cell
 from tests.faults.conftest import FULL
 from tests.faults.results import RESULTS
 from tests.faults.scene import Scene, check_instance, check_nothing_left
@@ -22,7 +22,7 @@ from topo.runs import clean_up, processes_of
 from topo.testbed import Testbed
 
 pytestmark = pytest.mark.net
-CELLS = every_cell() if FULL else chosen_cells()
+CELLS = [*every_cell(), *cells_of_crews()] if FULL else [*chosen_cells(), *chosen_cells_of_crews()]
 
 
 class Stage:
@@ -30,10 +30,13 @@ class Stage:
 
     def __init__(self) -> None:
         self._scene: Scene | None = None
+        self._crew = ""
 
-    def scene(self) -> Scene:
+    def scene(self, crew: str) -> Scene:
+        if self._scene is not None and crew != self._crew:
+            self.close()
         if self._scene is None:
-            self._scene = Scene().__enter__()
+            self._scene, self._crew = Scene(crew).__enter__(), crew
         return self._scene
 
     def close(self) -> None:
@@ -62,9 +65,7 @@ def test_a_fault(cell: Cell, stage: Stage) -> None:
         RESULTS[cell] = kill_controller(cell)
         return
     try:
-        RESULTS[cell] = outcome, _ = stage.scene().play(cell)
-        if outcome == cells.LOST:
-            stage.close()
+        RESULTS[cell] = stage.scene(cell.crew).play(cell)
     except BaseException:
         stage.close()
         raise
