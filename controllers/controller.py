@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import finsy
 
 from controllers import rows, views
+from controllers.closing import ClosingConnections
 from controllers.config import SwitchConfig, load_runtime
 from controllers.drain import Drainer
 from controllers.errors import ConfigError, ControllerError, SwitchNotReady
@@ -174,7 +175,8 @@ class Controller:
             self.http = HttpServer(self, self.config.http_host, self.config.http_port)
         work: list[Coroutine[Any, Any, None]] = [link.run() for link in self.links.values()]
         work += [self.balancer.pins.write_forever(), self.balancer.answer_direct_openings()]
-        work += [self.balancer.age_forever(), self._begin()]
+        closing = ClosingConnections(self.balancer.pins, self.hosts)
+        work += [closing.watch_forever(), self.balancer.age_forever(), self._begin()]
         tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
         begin = tasks[-1]
         ended = asyncio.ensure_future(self._ended.wait())

@@ -74,6 +74,8 @@ class Pins:
         self._pending: dict[Key, Row] = {}
         self._lives: dict[Key, _Life] = {}
         self._by_backend: dict[int, int] = {}
+        self.staying: dict[Key, tuple[Endpoint, Endpoint]] = {}
+        """Of connections that their programs have closed: where each is, and its peer. See controllers.closing."""
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
 
@@ -88,6 +90,7 @@ class Pins:
         """Take over the pins of a switch that another controller has filled, as if all had just spoken."""
         self._lives.clear()
         self._by_backend.clear()
+        self.staying.clear()
         for row in table.values():
             if row.table == "connection":
                 self._begin(row)
@@ -160,15 +163,27 @@ class Pins:
 
     def track(self, row: Row) -> None:
         """Watch a pin that is in the switch now (it may have replaced another)."""
-        if row.key in self._lives:
+        known = self._lives.get(row.key)
+        if known is None:
+            self.opened += 1
+        elif known.backend == _backend_of(row) and (row.action == "stay_at") == (row.key in self.staying):
             return
-        self.opened += 1
+        else:
+            self.forget(row.key)
         self._begin(row)
+
+    def touch(self, key: Key) -> None:
+        """Take a pin for one whose connection has just spoken."""
+        if (life := self._lives.get(key)) is not None:
+            life.seen = time.monotonic()
 
     def _begin(self, row: Row) -> None:
         limit = self._limits.tcp if row.match[0] == IpProtocol.TCP else self._limits.udp
-        backend = row.params[1] if row.action == "pin_to_backend" else 0
+        backend = _backend_of(row)
         self._lives[row.key] = _Life(0, time.monotonic(), limit, backend)
+        if row.action == "stay_at":
+            peer = rows.first_endpoint(row.key)
+            self.staying[row.key] = rows.target(row, int(peer.protocol)), peer
         if backend:
             self._by_backend[backend] = self.of_backend(backend) + 1
 
@@ -200,6 +215,7 @@ class Pins:
 
     def forget(self, key: Key) -> None:
         """Stop watching a pin that is no longer in the switch."""
+        self.staying.pop(key, None)
         life = self._lives.pop(key, None)
         if life is None or not life.backend:
             return
@@ -211,7 +227,12 @@ class Pins:
 
     def _companions(self, pin: Key) -> list[Key]:
         row = self._tables.rows.get(pin)
-        if row is None or row.action != "pin_to_location":
+        if row is None or row.action not in ("pin_to_location", "stay_at"):
             return []
         location = rows.target(row, int(rows.first_endpoint(pin).protocol))
         return [rows.connection_source_key(location, rows.first_endpoint(pin))]
+
+
+def _backend_of(pin: Row) -> int:
+    """Return the backend that a pin leads to; 0 if it leads to a location."""
+    return pin.params[1] if pin.action == "pin_to_backend" else 0

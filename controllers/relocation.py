@@ -9,6 +9,9 @@ Three kinds of endpoints:
   - addressed directly: its identity, the address under which it first lived, is sent on to its location;
   - an endpoint of one connection (a client's, or one that a VIP's backend accepted under its own address): a pin
     towards it, and an exception for what it sends, by peer.
+
+What the program has closed, and its kernel has not, does not move: the same two rows of its own keep it where it is
+while the endpoint that has accepted it goes.
 Pure.
 """
 
@@ -21,7 +24,7 @@ from controllers import rows
 from controllers.errors import Conflict
 from controllers.model import Backend, show
 from controllers.rows import Key, Row
-from migration.steering import Endpoint, Move, MovedConnection, MovedListener
+from migration.steering import ClosingConnection, Endpoint, Move, MovedConnection, MovedListener
 
 Table = Mapping[Key, Row]
 
@@ -66,8 +69,20 @@ def plan(table: Table, backends: Iterable[Backend], move: Move) -> Plan:
         made.locations |= {connection.old, connection.new}
         if connection.old != connection.new:
             _plan_connection(table, by_location, speaks, connection, made)
+    for row in staying_rows(table, move.closing):
+        _put(made.prepare, row)
     made.finish_deletes -= {*made.prepare, *made.switch}
     made.switch_deletes -= {*made.prepare, *made.switch}
+    return made
+
+
+def staying_rows(table: Table, closing: Iterable[ClosingConnection]) -> list[Row]:
+    """Return the rows by which closed connections live on where they are, whatever becomes of their endpoints."""
+    made: list[Row] = []
+    for one in closing:
+        identity = identity_of(table, one.location, one.peer)
+        made.append(rows.stay_as(one.location, one.peer, identity))
+        made.append(rows.stay_at(one.peer, identity, one.location))
     return made
 
 

@@ -159,6 +159,17 @@ def pin_to_location(source: Endpoint, destination: Endpoint, location: Endpoint)
     return Row("connection", _pair(source, destination), "pin_to_location", _flat(location))
 
 
+def stay_as(location: Endpoint, peer: Endpoint, identity: Endpoint) -> Row:
+    """Let one connection's location carry an identity, also while others there are held."""
+    key = connection_source_key(location, peer)
+    return Row(key[0], key[1], "stay_as", _flat(identity))
+
+
+def stay_at(source: Endpoint, destination: Endpoint, location: Endpoint) -> Row:
+    """Send one connection's packets to a location, also while others there are held."""
+    return Row("connection", _pair(source, destination), "stay_at", _flat(location))
+
+
 def serve(identity: Endpoint, service: int, guarded: bool = False) -> Row:
     """Let a service answer at an identity."""
     return Row("destination", _keyed(identity), "serve_guarded" if guarded else "serve", (service,))
@@ -225,7 +236,7 @@ def echo_reply(address: IPv4Address) -> Row:
 
 
 def target(row: Row, protocol: int) -> Endpoint:
-    """Return the endpoint in the parameters of speak_as, send_to and pin_to_location."""
+    """Return the endpoint in the parameters of speak_as, send_to, pin_to_location and their like."""
     address, port = row.params
     return endpoint_of(protocol, address, port)
 

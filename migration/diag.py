@@ -99,6 +99,11 @@ class Diag:
         states = (State.LISTEN, State.SYN_RECV, State.NEW_SYN_RECV)
         return self._inet(socket.IPPROTO_TCP, sum(1 << state for state in states))
 
+    def tcp_closing(self) -> list[InetSocket]:
+        """List the TCP connections whose local end is closed, for writing at least, and which are not over."""
+        states = (State.FIN_WAIT1, State.FIN_WAIT2, State.CLOSING, State.LAST_ACK)
+        return self._inet(socket.IPPROTO_TCP, sum(1 << state for state in states))
+
     def _inet(self, protocol: int, states: int) -> list[InetSocket]:
         found = []
         for family in (socket.AF_INET, socket.AF_INET6):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from .steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener, Spoken
+from .steering import ClosingConnection, Endpoint, IpProtocol, Move, MovedConnection, MovedListener, Spoken
 
 Address = IPv4Address | IPv6Address
 
@@ -149,10 +149,12 @@ def build_move(
     sockets: Sequence[InetSocket],
     relocation: Relocation,
     sent: Mapping[int, Spoken] | None = None,
+    closing: Sequence[InetSocket] = (),
 ) -> Move:
     """List what the network has to know of a move: listeners, and connections with peers elsewhere.
 
-    `sent` has, by inode, how far the image counts a connection's bytes as sent. The order does not depend on that of
+    `sent` has, by inode, how far the image counts a connection's bytes as sent. `closing` are connections that stay, of
+    which those matter that have to do with a port that moves. The order does not depend on that of
     the sockets, so that equal moves are equal, whether read from the kernel or from an image.
     """
     until = sent or {}
@@ -179,7 +181,30 @@ def build_move(
         destination,
         tuple(sorted(listeners, key=lambda m: (m.old.protocol, m.old.port))),
         tuple(connections),
+        staying(closing, sockets, relocation.old),
     )
+
+
+def staying(
+    closing: Iterable[InetSocket], moved: Iterable[InetSocket], own: IPv4Address
+) -> tuple[ClosingConnection, ...]:
+    """List the closed connections with peers elsewhere, on a port of what moves, that are not among what moves."""
+    ports: set[int] = set()
+    carried: set[Flow] = set()
+    for socket in moved:
+        if socket.protocol == IpProtocol.TCP and is_outward(socket, own):
+            ports.add(socket.local_port)
+            if socket.is_connection:
+                carried.add(flow(socket))
+    left = [s for s in closing if s.local == own and s.local_port in ports and flow(s) not in carried]
+    ends = {
+        ClosingConnection(
+            Endpoint(IpProtocol.TCP, own, s.local_port), Endpoint(IpProtocol.TCP, s.remote, s.remote_port)
+        )
+        for s in left
+        if isinstance(s.remote, IPv4Address) and s.remote != own
+    }
+    return tuple(sorted(ends, key=lambda c: (c.location.port, int(c.peer.address), c.peer.port)))
 
 
 def is_outward(socket: InetSocket, own: IPv4Address) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 from .groups import Party
 from .model import App, Container, EngineContainer, Host, Volume
-from .steering import Endpoint, IpProtocol, Move, MovedConnection, MovedListener
+from .steering import ClosingConnection, Endpoint, IpProtocol, Move, MovedConnection, MovedListener
 
 WAY_BACK = "-back"  # ends the name of a migration that takes a program home
 # Writes a PID down before its process runs.
@@ -121,6 +121,7 @@ def move_to_json(move: Move) -> dict[str, Any]:
             [_plain_endpoint(m.old), _plain_endpoint(m.new), _plain_endpoint(m.peer)]
             for m in move.connections
         ],
+        "closing": [[_plain_endpoint(c.location), _plain_endpoint(c.peer)] for c in move.closing],
     }
 
 
@@ -135,6 +136,7 @@ def move_from_json(data: Mapping[str, Any]) -> Move:
             MovedConnection(_endpoint(old), _endpoint(new), _endpoint(peer))
             for old, new, peer in data["connections"]
         ),
+        tuple(ClosingConnection(_endpoint(at), _endpoint(peer)) for at, peer in data.get("closing", ())),
     )
 
 

@@ -52,10 +52,15 @@ class Plan:
     sockets: Sequence[InetSocket] = field(default=())
     choice: Choice = STOP_SHARED
 
-    def move(self, sockets: Sequence[InetSocket], sent: Mapping[int, Spoken] | None = None) -> Move:
-        """Describe to the network what moves, given the program's sockets (and how far each has sent)."""
+    def move(
+        self,
+        sockets: Sequence[InetSocket],
+        sent: Mapping[int, Spoken] | None = None,
+        closing: Sequence[InetSocket] = (),
+    ) -> Move:
+        """Describe to the network what moves, given the program's sockets (how far each has sent; what stays)."""
         return build_move(
-            self.identity, self.source.name, self.destination.name, sockets, self.relocation, sent
+            self.identity, self.source.name, self.destination.name, sockets, self.relocation, sent, closing
         )
 
 

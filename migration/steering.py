@@ -65,10 +65,22 @@ class MovedConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosingConnection:
+    """A connection that its program has closed: no process holds it, and the kernel of its host ends it.
+
+    Until all that was written has arrived, its packets have to find that kernel, wherever the program has gone.
+    """
+
+    location: Endpoint
+    peer: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """Everything whose location changes in one migration.
 
-    `id` is the migration's. `source` and `destination` are host names.
+    `id` is the migration's. `source` and `destination` are host names. `closing` stays at the source: it has been
+    accepted on a port that moves, and lives by its own rows from `extend` on, held by nobody.
     """
 
     id: str
@@ -76,6 +88,7 @@ class Move:
     destination: str
     listeners: Sequence[MovedListener] = ()
     connections: Sequence[MovedConnection] = ()
+    closing: Sequence[ClosingConnection] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
@@ -117,6 +117,7 @@ class Transaction:
         self.is_lost = False  # the program runs nowhere: its image and journal are to be kept
         self.thread = threading.current_thread()  # the one whose waits the deadline bounds
         self.has_inner_connections = False
+        self.closing: Sequence[InetSocket] = ()
         self.unsaid: Mapping[Ends, bytes] = {}
         self.is_calm = False
         """It does not send much on its own: what it says within a few milliseconds may as well be held."""
@@ -360,7 +361,9 @@ class Transaction:
         self.rewritten = rewriting.rewrite(self.way, plan.relocation, self.runtime.fdinfo, plan.app.logs)
         sent = rewriting.sent(self.way, self.rewritten, self.runtime.tcp_stream)
         known = self.move
-        self.move = move = self.plan.move(self.rewritten.before, sent)
+        # The program has closed these, so no image has them: what their kernel has still to send, it sends from here.
+        self.closing = self.here.tcp_closing()
+        self.move = move = self.plan.move(self.rewritten.before, sent, self.closing)
         if move == known:
             return
         self.note_move(move)
@@ -594,8 +597,14 @@ class Transaction:
             missing = {one for one in expected if self.there.tcp_connection(*one) is None}
         if missing:  # restored ones that are closing are in no table until they are let go, but in the list
             missing = missing - {ends(s) for s in self.there.tcp_connections()}
-        kept = len(expected) - len(missing)
-        return Connections(established=len(expected), kept=kept, broken=len(expected) - kept)
+        kept = len(expected) - len(missing) + self.count_undelivered()
+        broken = len(missing)
+        return Connections(established=kept + broken, kept=kept, broken=broken)
+
+    def count_undelivered(self) -> int:
+        """Count the connections that stay at the source because not all that was written to them has arrived."""
+        full = {(s.local_port, s.remote, s.remote_port) for s in self.closing if s.send_queue}
+        return sum((c.location.port, c.peer.address, c.peer.port) in full for c in self.move.closing)
 
     def let_go(self) -> None:
         """Close the passage; what it leaves is said, never raised."""

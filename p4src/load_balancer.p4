@@ -12,6 +12,8 @@
  *                   the controller, which sends it again (packet-out, OP_RESUME) when the program runs again.
  *                   What a frozen program's kernel still sends (its timers run) must be held as well:
  *                   a peer's answer to bytes that the checkpoint does not know would be refused.
+ *                   A connection that its program has closed does not move: its kernel still has to send
+ *                   what was written. It stays at its location (stay_as, stay_at), and is never held.
  *   4. route        next hop towards the location.
  *
  * A connection that the table `connection` does not know is reported by a digest; the controller then
@@ -90,6 +92,7 @@ struct metadata_t {
     bit<1>    opens;        // may be the first packet of its connection
     bit<1>    guarded;
     bit<1>    pinned;
+    bit<1>    stays;        // of a connection that no hold is for
     bit<32>   service;      // 0: none
     bit<32>   backend;      // 0: none
     bit<32>   slot;
@@ -222,6 +225,11 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
         meta.as_addr = address;
         meta.as_port = port;
     }
+    action stay_as(ipv4_t address, l4_port_t port) {
+        meta.as_addr = address;
+        meta.as_port = port;
+        meta.stays = 1;
+    }
     table connection_source {
         key = {
             hdr.ipv4.protocol: exact @name("protocol");
@@ -230,7 +238,7 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
             hdr.ipv4.dst:      exact @name("dst_addr");   // the peer's identity
             meta.dst_port:     exact @name("dst_port");
         }
-        actions = { speak_as; NoAction; }
+        actions = { speak_as; stay_as; NoAction; }
         default_action = NoAction();
         size = MAX_CONNECTIONS;
     }
@@ -261,6 +269,12 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
         meta.to_port = port;
         connection_counter.count();
     }
+    action stay_at(ipv4_t address, l4_port_t port) {
+        meta.to_addr = address;
+        meta.to_port = port;
+        meta.stays = 1;
+        connection_counter.count();
+    }
     table connection {
         key = {
             hdr.ipv4.protocol: exact @name("protocol");
@@ -269,7 +283,7 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
             hdr.ipv4.dst:      exact @name("dst_addr");
             meta.dst_port:     exact @name("dst_port");
         }
-        actions = { pin_to_backend; pin_to_location; NoAction; }
+        actions = { pin_to_backend; pin_to_location; stay_at; NoAction; }
         default_action = NoAction();
         counters = connection_counter;
         size = MAX_CONNECTIONS;
@@ -480,12 +494,12 @@ control BalancerIngress(inout headers_t hdr, inout metadata_t meta,
 
             // What comes back from a hold has been this way: it was sent before its source was frozen. Were it
             // asked again, the holds of a connection's two ends would hand it to each other.
-            if (meta.reason == 0 && meta.resume_id == 0) {
+            if (meta.reason == 0 && meta.resume_id == 0 && meta.stays == 0) {
                 if (hold_source.apply().hit) {
                     holding_source.apply();
                 }
             }
-            if (meta.reason == 0) {
+            if (meta.reason == 0 && meta.stays == 0) {
                 if (hold.apply().hit) {
                     if (meta.id != meta.resume_id) {
                         holding.apply();

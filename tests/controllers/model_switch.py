@@ -127,10 +127,12 @@ class BalancerPipeline(ModelPipeline):
         as_addr, as_port, to_addr, to_port = src, src_port, dst, dst_port
         opens = protocol != 6 or flags & (SYN | ACK) == SYN
         service = backend = reason = id = 0
+        stays = False
         speaks = self._look_up("connection_source", protocol, src, src_port, dst, dst_port)
         speaks = speaks or self._look_up("endpoint_source", protocol, src, src_port)
         if speaks is not None:
             as_addr, as_port = speaks.params
+            stays = speaks.name == "Ingress.stay_as"
         key = (protocol, as_addr, as_port, dst, dst_port)
         pin = self._look_up("connection", *key)
         if pin is not None:
@@ -142,6 +144,7 @@ class BalancerPipeline(ModelPipeline):
                 service, backend = pin.params
             else:
                 to_addr, to_port = pin.params
+                stays = stays or pin.name == "Ingress.stay_at"
         elif (where := self._look_up("destination", protocol, dst, dst_port)) is not None:
             name = where.name.removeprefix("Ingress.")
             if name == "send_to":
@@ -164,10 +167,10 @@ class BalancerPipeline(ModelPipeline):
                 return
             to_addr, to_port = location.params
         sends = self._look_up("hold_source", protocol, src, src_port)
-        if not reason and sends is not None and not resume_id:
+        if not reason and sends is not None and not resume_id and not stays:
             reason, id = self._kept("holding_source", sends.params[0])
         held = self._look_up("hold", protocol, to_addr, to_port)
-        if not reason and held is not None and held.params[0] != resume_id:
+        if not reason and held is not None and held.params[0] != resume_id and not stays:
             reason, id = self._kept("holding", held.params[0])
         if reason:
             self._punt(port, reason, id, body)

@@ -23,6 +23,8 @@ EVERY = [
     rows.speak_as(rows.endpoint_source_key(HOME), VIP),
     rows.pin_to_backend(CLIENT, VIP, 1, 2),
     rows.pin_to_location(CLIENT, HOME, tcp("10.0.3.3")),
+    rows.stay_as(HOME, CLIENT, VIP),
+    rows.stay_at(CLIENT, VIP, HOME),
     rows.serve(VIP, 1),
     rows.direct(HOME, 0),
     rows.send_identity_to(HOME, tcp("10.0.3.3")),
