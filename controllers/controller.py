@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ from controllers.steering import Drains, SwitchSteering
 from controllers.switchlink import SwitchLink
 from controllers.tables import SwitchTables
 from migration.slowness import scaled
-from migration.steering import Endpoint
+from migration.steering import ClosingConnection, Endpoint
 
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -285,6 +285,14 @@ class Controller:
     def move_backend(self, service: str, old: Endpoint, new: Endpoint) -> None:
         """Follow a backend that somebody else has moved."""
         self.call(self.balancer.move_backend(service, old, new))
+
+    def withdraw(self, location: Endpoint) -> None:
+        """Let nobody connect any more to a program that is about to end, if it is a backend."""
+        self.call(self.balancer.withdraw(location))
+
+    def retire(self, locations: Collection[Endpoint], closing: Iterable[ClosingConnection] = ()) -> None:
+        """Remove everything that leads to a program that has ended, but what its kernel is still closing."""
+        self.call(self.balancer.retire(locations, closing))
 
     def forget(self, location: Endpoint) -> None:
         """Free the identity of a program that has ended, was no backend, and may have been moved."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from controllers import model as models
@@ -31,7 +31,7 @@ from controllers.rows import Key, Row
 from controllers.switchlink import DIGEST_TIMEOUT_NS, OP_RESUME, OnReady, Packets, SwitchLink
 from controllers.switchqueues import SwitchQueues
 from controllers.tables import SwitchTables
-from migration.steering import Endpoint, HeldStats, Move, MovedConnection, MovedListener
+from migration.steering import ClosingConnection, Endpoint, HeldStats, Move, MovedConnection, MovedListener
 
 LOG = logging.getLogger(__name__)
 
@@ -267,21 +267,45 @@ class LoadBalancer:
         return Move("", "", "", [MovedListener(old, new)], exceptions)
 
     async def forget(self, location: Endpoint) -> None:
-        """Remove what migrations have left for a program that has ended and was no backend.
+        """Remove what migrations have left for a program that has ended and was no backend."""
+        if self.model.backend_at(location) is not None:
+            raise Conflict(f"{show(location)} is a backend: remove it from its service")
+        await self.retire({location})
 
-        Its identity is free again; what is left of its connections ages.
+    async def withdraw(self, location: Endpoint) -> None:
+        """Let nobody connect any more to a program that is about to end, if it is a backend."""
+        async with self._changing:
+            await self._withdraw(location)
+
+    async def _withdraw(self, location: Endpoint) -> Backend | None:
+        backend = self.model.backend_at(location)
+        if backend is not None and backend.state is not BackendState.REMOVED:
+            service = self.model.services[backend.service]
+            await self._change_pool(service, replace(backend, state=BackendState.REMOVED))
+            self._publish("backend_removed", {"service": service.name, "backend": show(location)})
+        return backend
+
+    async def retire(
+        self, locations: Collection[Endpoint], closing: Iterable[ClosingConnection] = ()
+    ) -> None:
+        """Remove everything that leads to the locations of a program that has ended, or speaks for them.
+
+        Its identities, as a backend or as one that has moved, are free again, and its peers are strangers. What its
+        kernel is still closing has rows of its own.
         """
         async with self._changing:
-            if self.model.backend_at(location) is not None:
-                raise Conflict(f"{show(location)} is a backend: remove it from its service")
-            identity = relocation.identity_of(self.table, location)
-            keys = [
-                rows.endpoint_source_key(location),
-                rows.destination_key(identity),
-                rows.destination_key(location),
-            ]
-            mine = (rows.direct(location, 0), rows.send_identity_to(identity, location))
-            await self.write((), [k for k in keys if k[0] != "destination" or self.table.get(k) in mine])
+            found = [await self._withdraw(location) for location in locations]
+            backends = [backend for backend in found if backend is not None]
+            if backends:
+                await self.settle()  # what was reported of them is pinned, and goes with the rest
+            await self.write(relocation.staying_rows(self.table, closing))
+            ids = {backend.id for backend in backends}
+            await self.pins.remove(relocation.pins_to(self.table, ids, locations))
+            keys = [key for backend in backends for key in models.backend_keys(self.table, backend)]
+            await self.write((), [*keys, *relocation.keys_of(self.table, locations)])
+            for backend in backends:
+                del self.model.backends[backend.id]
+                self._publish("backend_gone", {"backend": show(backend.location)})
 
     def relocated(self, backend: int, location: Endpoint) -> None:
         """Note where a backend lives now."""

@@ -201,17 +201,18 @@ class Pins:
             # Room for new ones is worth more than connections that have been silent the longest.
             silent = sorted(self._lives, key=lambda key: self._lives[key].seen)
             over = list(dict.fromkeys([*over, *silent[: len(self._lives) - self._limits.many]]))
-        for start in range(0, len(over), _BATCH):
-            await self.remove(over[start : start + _BATCH])
+        await self.remove(over)
         return len(over)
 
     async def remove(self, keys: Sequence[Key]) -> None:
         """Remove pins with all that was made for their connections."""
-        deletes = [key for pin in keys for key in (pin, *self._companions(pin))]
-        refused = await self._tables.apply_each((), deletes)
-        for key in keys:
-            if key not in refused:
-                self.forget(key)
+        for start in range(0, len(keys), _BATCH):
+            batch = keys[start : start + _BATCH]
+            deletes = [key for pin in batch for key in (pin, *self._companions(pin))]
+            refused = await self._tables.apply_each((), deletes)
+            for key in batch:
+                if key not in refused:
+                    self.forget(key)
 
     def forget(self, key: Key) -> None:
         """Stop watching a pin that is no longer in the switch."""

@@ -17,7 +17,7 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from controllers import rows
@@ -84,6 +84,30 @@ def staying_rows(table: Table, closing: Iterable[ClosingConnection]) -> list[Row
         made.append(rows.stay_as(one.location, one.peer, identity))
         made.append(rows.stay_at(one.peer, identity, one.location))
     return made
+
+
+def pins_to(table: Table, backends: Collection[int], locations: Collection[Endpoint]) -> list[Key]:
+    """Return the pins of connections with some backends, or with what lives at some locations."""
+    pins = [row for row in table.values() if row.table == "connection"]
+    led = [row.key for row in pins if row.action == "pin_to_backend" and row.params[1] in backends]
+    sent = [row for row in pins if row.action == "pin_to_location"]
+    return led + [
+        row.key for row in sent if rows.target(row, int(rows.first_endpoint(row.key).protocol)) in locations
+    ]
+
+
+def keys_of(table: Table, locations: Collection[Endpoint]) -> list[Key]:
+    """Return what says who lives at some locations, and sends identities there, for those who are no backends."""
+    keys: list[Key] = []
+    for location in locations:
+        identity = identity_of(table, location)
+        keys.append(rows.endpoint_source_key(location))
+        mine = (rows.direct(location, 0), rows.send_identity_to(identity, location))
+        named = (rows.destination_key(identity), rows.destination_key(location))
+        keys += [key for key in named if table.get(key) in mine]
+    speaking = (row.key for row in table.values() if row.action == "speak_as")
+    exceptions = (key for key in speaking if key[0] == "connection_source")
+    return keys + [key for key in exceptions if rows.first_endpoint(key) in locations]
 
 
 def _plan_listener(

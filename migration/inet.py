@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -181,28 +181,32 @@ def build_move(
         destination,
         tuple(sorted(listeners, key=lambda m: (m.old.protocol, m.old.port))),
         tuple(connections),
-        staying(closing, sockets, relocation.old),
+        _staying(closing, sockets, relocation.old),
     )
 
 
-def staying(
-    closing: Iterable[InetSocket], moved: Iterable[InetSocket], own: IPv4Address
+def _staying(
+    closing: Sequence[InetSocket], moved: Sequence[InetSocket], own: IPv4Address
 ) -> tuple[ClosingConnection, ...]:
-    """List the closed connections with peers elsewhere, on a port of what moves, that are not among what moves."""
-    ports: set[int] = set()
-    carried: set[Flow] = set()
-    for socket in moved:
-        if socket.protocol == IpProtocol.TCP and is_outward(socket, own):
-            ports.add(socket.local_port)
-            if socket.is_connection:
-                carried.add(flow(socket))
-    left = [s for s in closing if s.local == own and s.local_port in ports and flow(s) not in carried]
+    """List what is being closed on the ports of what moves, and does not move itself."""
+    if not closing:
+        return ()
+    outward = [s for s in moved if s.protocol == IpProtocol.TCP and is_outward(s, own)]
+    carried = {flow(s) for s in outward if s.is_connection}
+    left = [s for s in closing if flow(s) not in carried]
+    return closing_connections(left, {s.local_port for s in outward}, own)
+
+
+def closing_connections(
+    closing: Iterable[InetSocket], ports: Container[int], own: IPv4Address
+) -> tuple[ClosingConnection, ...]:
+    """List those TCP sockets of a host that are on some ports of its address and have their peers elsewhere."""
     ends = {
         ClosingConnection(
             Endpoint(IpProtocol.TCP, own, s.local_port), Endpoint(IpProtocol.TCP, s.remote, s.remote_port)
         )
-        for s in left
-        if isinstance(s.remote, IPv4Address) and s.remote != own
+        for s in closing
+        if s.local == own and s.local_port in ports and isinstance(s.remote, IPv4Address) and s.remote != own
     }
     return tuple(sorted(ends, key=lambda c: (c.location.port, int(c.peer.address), c.peer.port)))
 

@@ -34,6 +34,8 @@ class RunningApp:
     argv: tuple[str, ...]
     service: str | None = None
     backend_port: int | None = None
+    ports: set[tuple[int, int]] = field(default_factory=set)
+    """Where it was seen to accept: protocol and port, which a migration does not change."""
 
     def __str__(self) -> str:
         served = f", serves {self.service}" if self.service else ""
@@ -52,6 +54,7 @@ class RunningApp:
             "argv": list(self.argv),
             "service": self.service,
             "backend_port": self.backend_port,
+            "ports": sorted(self.ports),
             "group": self.group,
             "inner": self.app.inner if isinstance(self.app, Member) else None,
         }
@@ -62,7 +65,8 @@ class RunningApp:
         app = app_from_json(data["app"])
         if data["group"] is not None:
             app = Member(app.name, groups[data["group"]], data["inner"], app.log)
-        return cls(app, tuple(data["argv"]), data["service"], data["backend_port"])
+        ports = {(protocol, port) for protocol, port in data["ports"]}
+        return cls(app, tuple(data["argv"]), data["service"], data["backend_port"], ports)
 
 
 @dataclass

@@ -31,9 +31,10 @@ from controllers.loadbalancer import BalancerOptions
 from controllers.migrations import WORKERS, OnEvent
 from migration.custody import Custody
 from migration.deadline import Timeouts
+from migration.diag import Diag
 from migration.errors import KeeperLost, MigrationError
 from migration.groups import Party, members
-from migration.inet import Address, InetSocket
+from migration.inet import Address, closing_connections, is_outward
 from migration.migrator import Migrator
 from migration.model import App, Host
 from migration.neighbours import Surroundings
@@ -125,7 +126,7 @@ class Testbed:
         self._lock = threading.Lock()
         self._apps: dict[str, RunningApp] = {}
         self._mover = TestbedMover(
-            self._movable,
+            self._about_to_move,
             self._place,
             lambda name: str(self.mininet[name].defaultIntf().name),
             self._save,
@@ -312,7 +313,15 @@ class Testbed:
                 known.host, known.pid = member.host, member.pid
                 if (engine := engine_of(member)) is not None:
                     known.engine = engine
+        self._note_ports_of(app)
         self._save()
+
+    def _note_ports_of(self, app: App) -> None:
+        """Remember where the programs accept that move as one or several."""
+        names = {member.name for member in members(app)}
+        for running in list(self._apps.values()):
+            if running.app.name in names or running.group in names:
+                self._note_ports(running)
 
     def _save(self) -> None:
         """Write down what a successor needs to know."""
@@ -468,6 +477,7 @@ class Testbed:
             self._launcher.end(running.app)
             self._end_empty_group(running.group)
             raise
+        self._note_ports(running)
         self._apps[running.app.name] = running
         self._save()
         return running
@@ -476,20 +486,35 @@ class Testbed:
         """End a program, and take it out of its service."""
         running = self._app(name)
         del self._apps[name]
-        listening = self._launcher.sockets(running.app)
+        self._note_ports(running)
         try:
             if running.service and running.backend_port:
-                self.controller.remove_backend(running.service, self._location(running), drain=False)
-            else:
-                for socket in listening:
-                    if socket.is_receiver:
-                        self.controller.forget(_at(running.app.host, socket))
+                self.controller.withdraw(self._location(running))
         except ControllerError as ex:
             raise BadApp(str(ex)) from ex
         finally:
             self._launcher.end(running.app)
             self._end_empty_group(running.group)
             self._save()
+        self._retire(running)
+
+    def _note_ports(self, running: RunningApp) -> None:
+        """Remember where a program accepts: when it has ended, nothing else says that."""
+        sockets = self._launcher.sockets(running.app)
+        outward = [s for s in sockets if s.is_receiver and is_outward(s, running.app.host.address)]
+        running.ports |= {(s.protocol, s.local_port) for s in outward}
+
+    def _retire(self, running: RunningApp) -> None:
+        """Free every address of a program that has ended, but those that another one on its host has as well."""
+        own = running.app.host.address
+        with Diag(running.app.host.pid) as diag:
+            used = {(s.protocol, s.local_port) for s in diag.inet() if s.is_receiver}
+            free = running.ports - used
+            closing = closing_connections(diag.tcp_closing(), {port for _, port in free}, own)
+        try:
+            self.controller.retire({Endpoint(IpProtocol(kind), own, port) for kind, port in free}, closing)
+        except ControllerError as ex:
+            raise BadApp(str(ex)) from ex
 
     def migrate(
         self,
@@ -670,6 +695,12 @@ class Testbed:
             return Party([self._movable(one) for one in name.split(",")])
         return self._groups[name] if name in self._groups else self._app(name).app
 
+    def _about_to_move(self, name: str) -> App:
+        """Return what a migration is asked for, whose addresses it may leave behind."""
+        app = self._movable(name)
+        self._note_ports_of(app)
+        return app
+
     def _app(self, name: str) -> RunningApp:
         if name not in self._apps:
             raise BadApp(f"there is no app {name} (there are: {', '.join(self._apps) or 'none'})")
@@ -709,8 +740,3 @@ def _logging_to(path: Path) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
-
-
-def _at(host: Host, socket: InetSocket) -> Endpoint:
-    """Return where a socket of a host is found from outside."""
-    return Endpoint(IpProtocol(socket.protocol), host.address, socket.local_port)

@@ -106,3 +106,19 @@ def test_a_closed_download_arrives(net: Testbed, target: tuple[str, int], mode: 
     assert [d.finish() for d in downloads] == [WHOLE] * 3
     assert Download(net, target).finish() == WHOLE  # from where the program is now
     assert wait_until(lambda: not any(rows_of(net, d) for d in downloads), 10.0), net.connections()
+
+
+@pytest.mark.parametrize("target", [DIRECT, VIP], ids=["direct", "vip"])
+def test_a_closed_download_outlives_its_program(net: Testbed, target: tuple[str, int]) -> None:
+    """Of a program that is stopped where it has moved to, what it had written arrives all the same."""
+    service = None if target == DIRECT else f"{VIP[0]}:{VIP[1]}"
+    net.run("server", "h2", SERVER, service=service)
+    assert wait_until(lambda: "listens" in net.output("server"), 5.0)
+    assert net.migrate("server", "h3").outcome == "completed"
+    download = begin(net, target, "h3")
+    net.stop("server")
+    net.run("other", "h2", SERVER, service=service)
+    assert wait_until(lambda: "listens" in net.output("other"), 5.0)
+    assert Download(net, target).finish() == WHOLE
+    assert download.finish() == WHOLE
+    assert wait_until(lambda: not rows_of(net, download), 10.0), net.connections()
