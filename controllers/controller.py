@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, 
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -176,7 +177,12 @@ class Controller:
         work: list[Coroutine[Any, Any, None]] = [link.run() for link in self.links.values()]
         work += [self.balancer.pins.write_forever(), self.balancer.answer_direct_openings()]
         closing = ClosingConnections(self.balancer.pins, self.hosts)
-        work += [closing.watch_forever(), self.balancer.age_forever(), self._begin()]
+        work += [
+            closing.watch_forever(),
+            self.steering.left_ports.follow_forever(),
+            self.balancer.age_forever(),
+            self._begin(),
+        ]
         tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
         begin = tasks[-1]
         ended = asyncio.ensure_future(self._ended.wait())
@@ -285,6 +291,10 @@ class Controller:
     def move_backend(self, service: str, old: Endpoint, new: Endpoint) -> None:
         """Follow a backend that somebody else has moved."""
         self.call(self.balancer.move_backend(service, old, new))
+
+    def left_at(self, address: IPv4Address) -> dict[Endpoint, Endpoint]:
+        """Return which endpoints of an address programs have that live elsewhere, and where that is."""
+        return self.call(_now(lambda: self.balancer.left_at(address)))
 
     def withdraw(self, location: Endpoint) -> None:
         """Let nobody connect any more to a program that is about to end, if it is a backend."""

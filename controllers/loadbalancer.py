@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
 
 from controllers import model as models
 from controllers import relocation, rows
@@ -27,7 +28,7 @@ from controllers.maglev import MAX_WEIGHT
 from controllers.model import Backend, BackendState, Model, Service, show
 from controllers.pins import IdleLimits, Pins
 from controllers.receiver import Receiver
-from controllers.rows import Key, Row
+from controllers.rows import Change, Key, Op, Row
 from controllers.switchlink import DIGEST_TIMEOUT_NS, OP_RESUME, OnReady, Packets, SwitchLink
 from controllers.switchqueues import SwitchQueues
 from controllers.tables import SwitchTables
@@ -122,6 +123,7 @@ class LoadBalancer:
         """Read services, backends and pins out of the switch's rows."""
         self.model = models.adopt(self.table, names)
         self.pins.adopt(self.table)
+        self.tables.on_change([Change(Op.INSERT, row) for row in self.table.values()])
 
     async def end_guards(self) -> None:
         """Serve what a controller that is gone has left guarded."""
@@ -208,6 +210,8 @@ class LoadBalancer:
         async with self._changing:
             service = self.model.service(name)
             _check(service, location, weight)
+            if (there := relocation.moved_to(self.table, location)) is not None:
+                raise Conflict(f"{show(location)} is the address of a program that is at {show(there)} now")
             backend = self.model.new_backend(service, location, weight)
             extra = [row for row in models.backend_rows(service, backend) if self.table.get(row.key) != row]
             if route is not None:
@@ -284,6 +288,21 @@ class LoadBalancer:
             await self._change_pool(service, replace(backend, state=BackendState.REMOVED))
             self._publish("backend_removed", {"service": service.name, "backend": show(location)})
         return backend
+
+    def left_at(self, address: IPv4Address) -> dict[Endpoint, Endpoint]:
+        """Return which endpoints of an address programs have that live elsewhere, and where that is."""
+        identities = [
+            rows.first_endpoint(key)
+            for key, row in self.table.items()
+            if key[0] == "destination" and key[1][1] == int(address) and row.action == "send_to"
+        ]
+        found = {
+            identity: there
+            for identity in identities
+            if (there := relocation.moved_to(self.table, identity)) is not None
+        }
+        moved = [b for b in self.model.backends.values() if b.home.address == address != b.location.address]
+        return {b.home: b.location for b in moved} | found
 
     async def retire(
         self, locations: Collection[Endpoint], closing: Iterable[ClosingConnection] = ()

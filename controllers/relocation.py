@@ -86,6 +86,21 @@ def staying_rows(table: Table, closing: Iterable[ClosingConnection]) -> list[Row
     return made
 
 
+def moved_to(table: Table, identity: Endpoint) -> Endpoint | None:
+    """Return where a program lives whose address this is, if it has moved away and is no backend."""
+    row = table.get(rows.destination_key(identity))
+    return rows.target(row, int(identity.protocol)) if row is not None and row.action == "send_to" else None
+
+
+def _answer_at(table: Table, new: Endpoint, backend: int, made: Plan) -> None:
+    """Let those who call an endpoint by its new address get an answer from there (LoadBalancer's direct openings).
+
+    Not if it is the first address of another one that has moved: that one is called by it.
+    """
+    if moved_to(table, new) is None:
+        _put(made.switch, rows.direct(new, backend))
+
+
 def pins_to(table: Table, backends: Collection[int], locations: Collection[Endpoint]) -> list[Key]:
     """Return the pins of connections with some backends, or with what lives at some locations."""
     pins = [row for row in table.values() if row.table == "connection"]
@@ -128,17 +143,16 @@ def _plan_listener(
     if backend is not None:
         made.backends[backend.id] = (old, new)
         _put(made.switch, rows.backend_at(backend.id, new))
-        _put(made.switch, rows.direct(new, backend.id))
-        if old != backend.home:
+        _answer_at(table, new, backend.id, made)
+        if old != backend.home and moved_to(table, old) is None:
             made.finish_deletes.add(rows.destination_key(old))
         return identity
     if identity == new:
         made.switch_deletes.add(rows.destination_key(identity))
     else:
         _put(made.switch, rows.send_identity_to(identity, new))
-        # Who calls it by its new address gets an answer from there (see LoadBalancer's direct openings).
-        _put(made.switch, rows.direct(new, 0))
-    if old != identity:
+        _answer_at(table, new, 0, made)
+    if old != identity and moved_to(table, old) is None:
         made.finish_deletes.add(rows.destination_key(old))
     return identity
 

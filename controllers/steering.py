@@ -24,6 +24,7 @@ from controllers.errors import Conflict, ControllerError, SwitchNotReady
 from controllers.frames import flow_of, is_known
 from controllers.holdqueue import HoldQueue, KeptPacket
 from controllers.hosts import Host, Hosts
+from controllers.leftports import LeftPorts
 from controllers.loadbalancer import LoadBalancer
 from controllers.relocation import Plan
 from controllers.rows import Key, Row
@@ -126,11 +127,14 @@ class SwitchSteering:
         self._left: set[Key] = set()
         """Rows of locations that were left, kept for packets from there which another move's hold still has."""
         self._drainer = drainer
+        self.left_ports = LeftPorts(hosts, self._arriving)
+        balancer.tables.on_change = self.left_ports.note
         self._queues = balancer.queues
 
     def close(self) -> None:
         """Let go of sockets and threads."""
         self._drainer.close()
+        self.left_ports.close()
 
     # ---- the seam
 
@@ -247,6 +251,7 @@ class SwitchSteering:
         active = self._active(move)
         source = self._host(move.source)
         self._plan(active, move)
+        await self.left_ports.make_way({listener.new for listener in move.listeners})
         await self._balancer.write(active.plan.prepare.values())
         urgent = [rows.holding(active.hold), rows.holding_source(active.hold)] if self.holding else []
         self._balancer.link.codec.encode_ahead([*urgent, *active.plan.switch.values()])
@@ -381,6 +386,7 @@ class SwitchSteering:
         active = self._active(move)
         earlier = set(active.plan.prepare)
         self._plan(active, move)
+        await self.left_ports.make_way({listener.new for listener in move.listeners})
         superfluous = earlier - active.plan.touched()
         await self._restore(active, superfluous)
         await self._write(active, [*active.plan.prepare.values(), *self._mark(active)])
@@ -653,6 +659,11 @@ class SwitchSteering:
         """Drop the memory of a move that neither holds anything nor can go back any more."""
         if not active.held and not active.before and not active.marked:
             self._moves.pop(active.move.id, None)
+            self.left_ports.look()
+
+    def _arriving(self) -> set[Endpoint]:
+        """Return to where programs are on their way."""
+        return {listener.new for active in self._moves.values() for listener in active.move.listeners}
 
 
 async def _uncancelled(work: Awaitable[_T], switch: str) -> _T:

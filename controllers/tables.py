@@ -8,7 +8,7 @@ After a reconnect the memory is compared with what the switch has, and the diffe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from controllers.errors import WriteRefused
@@ -34,6 +34,8 @@ class SwitchTables:
         self._writer = writer
         self._name = name
         self._lock = asyncio.Lock()
+        self.on_change: Callable[[Iterable[Change]], None] = lambda changes: None
+        """Hears of every change that the switch has taken."""
 
     async def apply(
         self, upserts: Iterable[Row] = (), deletes: Iterable[Key] = (), unconfirmed: Iterable[Row] = ()
@@ -102,12 +104,13 @@ class SwitchTables:
         changes += [Change(Op.DELETE, self.rows[key]) for key in gone]
         return changes
 
-    def _remember(self, changes: Iterable[Change]) -> None:
+    def _remember(self, changes: Sequence[Change]) -> None:
         for change in changes:
             if change.op is Op.DELETE:
                 self.rows.pop(change.row.key, None)
             else:
                 self.rows[change.row.key] = change.row
+        self.on_change(changes)
 
     async def _take_back(
         self, changes: list[Change], before: list[Row | None], refused: dict[int, str]

@@ -29,6 +29,7 @@ from controllers.controller import Controller, ControllerConfig
 from controllers.errors import ControllerError
 from controllers.loadbalancer import BalancerOptions
 from controllers.migrations import WORKERS, OnEvent
+from controllers.model import show
 from migration.custody import Custody
 from migration.deadline import Timeouts
 from migration.diag import Diag
@@ -72,6 +73,7 @@ from topo.wiring import describe, disable_ipv6, root_links, switched, write_swit
 __all__ = ["LoadBalancerNetwork", "Testbed"]
 
 KEPT_TRACES = 1000  # of a run whose traces nobody asked for: some 10 kB each, in memory
+SETTLED_S = 1.0  # in which a program without a service is expected to listen, if it does
 LISTEN_TIMEOUT = 10.0  # seconds that a service's program may take until it listens
 BMV2_SETTLE = 0.05  # seconds by which BMv2 may report a connection later than a packet that came after it
 
@@ -467,10 +469,48 @@ class Testbed:
         running = RunningApp(app, tuple(argv), service, (port or vip.port) if vip else None)
         return self._register(running, weight)
 
+    def _check_address(self, running: RunningApp) -> None:
+        """See that a program asks for no address that another one still has, which would get all that is sent there.
+
+        The host's kernel refuses TCP ports of that kind. Only where there are some it takes a moment to see what the
+        program does, if it does not listen by then.
+        """
+        app = running.app
+        left = self.controller.left_at(app.host.address)
+        if running.service and running.backend_port:
+            left.pop(self._location(running), None)  # clients reach it by its service
+        if not left:
+            return
+
+        def asked() -> list[Endpoint]:
+            self._note_ports(running)
+            own = [Endpoint(IpProtocol(kind), app.host.address, port) for kind, port in running.ports]
+            return [endpoint for endpoint in own if endpoint in left]
+
+        wait_until(lambda: bool(asked() or running.ports) or not self._launcher.is_running(app), SETTLED_S)
+        if taken := asked():
+            raise BadApp(f"{app.name} cannot be started on {app.host.name}: {self._owner(taken[0], left)}")
+        if not self._launcher.is_running(app) and "in use" in (said := self._launcher.last_line(app)):
+            owners = "; ".join(self._owner(endpoint, left) for endpoint in sorted(left, key=str))
+            raise BadApp(f"{app.name} ended at once: {said} ({owners})")
+
+    def _owner(self, identity: Endpoint, left: Mapping[Endpoint, Endpoint]) -> str:
+        """Say who has an address, though it has moved away."""
+        there = left[identity]
+        names = [
+            running.app.name
+            for running in self._apps.values()
+            if running.app.host.address == there.address and (there.protocol, there.port) in running.ports
+        ]
+        return f"{show(identity)} still is the address of {names[0] if names else 'the program'} at {show(there)}"
+
     def _register(self, running: RunningApp, weight: int) -> RunningApp:
         """Put a program that has been started into its service, and among the testbed's own; else end it again."""
         service = running.service
         try:
+            if service:
+                self._wait_for_listener(running, parse_service(service).protocol)
+            self._check_address(running)
             if service:
                 self._serve(running, service, parse_service(service), weight)
         except BaseException:
@@ -611,8 +651,7 @@ class Testbed:
     # ---- inside
 
     def _serve(self, running: RunningApp, service: str, vip: Endpoint, weight: int) -> None:
-        """Wait until the program listens, and put it into the service's pool."""
-        self._wait_for_listener(running, vip.protocol)
+        """Put a program that listens into the service's pool."""
         location = self._location(running)
         try:
             if not any(known["name"] == service for known in self.controller.services()):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from controllers.leftports import RESERVED
 from migration.namespaces import in_netns
+from topo.errors import BadApp
 from topo.testbed import LoadBalancerNetwork, Testbed
 from topo.waiting import wait_until
 
@@ -108,3 +110,99 @@ def test_clients_with_one_port_reach_another_backend_when_theirs_is_stopped(net:
     assert [ask(net, VIP, 7000, own=40000) for _ in range(3)] == [tcp] * 3
     net.stop(tcp)
     assert {tcp, ask(net, VIP, 7000, own=40000)} == {"th2", "th3"}
+
+
+def test_an_address_that_a_moved_program_has_is_not_anothers(net: Testbed) -> None:
+    """A second server there is refused by name, however it asks; the kernel refuses it as well, until it is free."""
+    run(net, "first", "h2", "7300", "5300/udp")
+    assert net.migrate("first", "h3").outcome == "completed"
+    for places in (("7300",), ("5300/udp",)):
+        with pytest.raises(BadApp, match=r"still is the address of first at 10\.0\.3\.3"):
+            run(net, "second", "h2", *places)
+    with pytest.raises(BadApp, match="Address already in use"):
+        run(net, "second", "h2", "7300", service=f"{VIP}:7300")
+    run(net, "second", "h2", "7301")
+    assert [ask(net, "10.0.2.2", 7300), ask(net, "10.0.2.2", 7301)] == ["first", "second"]
+    for host in ("h2", "h3"):  # it comes home, and leaves again
+        assert net.migrate("first", host).outcome == "completed"
+        assert ask(net, "10.0.2.2", 7300) == "first"
+    net.stop("first")
+    assert wait_until(lambda: can_listen(net, "h2", 7300), 5.0)
+    run(net, "third", "h2", "7300", "5300/udp")
+    assert ask(net, "10.0.2.2", 7300) == "third"
+
+
+def test_the_home_of_a_moved_backend_is_not_anothers(net: Testbed) -> None:
+    """It answers there to those who know it; another one may be there for a service only."""
+    run(net, "first", "h2", "7000", service=f"{VIP}:7000")
+    assert net.migrate("first", "h3").outcome == "completed"
+    with pytest.raises(
+        BadApp, match=r"10\.0\.2\.2:7000/tcp still is the address of first at 10\.0\.3\.3:7000/tcp"
+    ):
+        run(net, "second", "h2", "7000")
+    run(net, "third", "h2", "7000", service=f"{OTHER_VIP}:7000")
+    assert [ask(net, VIP, 7000), ask(net, OTHER_VIP, 7000)] == ["first", "third"]
+
+
+def test_a_program_that_passes_by_leaves_anothers_address_alone(net: Testbed) -> None:
+    """One moves to where another one was first, and on: each is called by its own first address all the time."""
+    for name, host in (("one", "h2"), ("two", "h4")):
+        run(net, name, host, "7300")
+    for name, host in (("one", "h3"), ("two", "h2"), ("two", "h1"), ("one", "h2")):
+        assert net.migrate(name, host).outcome == "completed"
+        asked = [ask(net, address, 7300, host="h4") for address in ("10.0.2.2", "10.0.4.4")]
+        assert asked[0] == "one"
+        assert ask(net, "10.0.4.4", 7300, host="h3" if host != "h3" else "h1") == "two"
+
+
+def test_a_port_that_a_moved_client_has_is_not_chosen_again(net: Testbed) -> None:
+    """Else answers to the next program that connects from there would go to the one that has left."""
+    code = (
+        "import socket, time\ns = socket.create_connection(('10.0.1.1', 7000)); print('open', flush=True)\n"
+    )
+    code += "while True: s.sendall(b'x'); time.sleep(0.05)"
+    pid = net.hosts["h1"].pid
+    with in_netns(pid, lambda: socket.create_server(("", 7000))) as listener:
+        net.run("client", "h2", ["/usr/bin/python3", "-c", code])
+        peer, (_, port) = listener.accept()
+        with peer:
+            assert [chooses(net, "h2", port), chooses(net, "h2", port)] == [True, True]
+            assert net.migrate("client", "h3").outcome == "completed"
+            assert wait_until(lambda: not chooses(net, "h2", port), 5.0)
+            assert chooses(net, "h2", port + 1)
+            assert net.migrate("client", "h2").outcome == "completed"
+            assert wait_until(lambda: not in_netns(net.hosts["h2"].pid, RESERVED.read_text).strip(), 5.0)
+            assert peer.recv(1 << 16)
+            net.stop("client")
+
+
+def can_listen(bed: Testbed, host: str, port: int) -> bool:
+    """Return True if a server can have a port of a host."""
+    try:
+        in_netns(bed.hosts[host].pid, lambda: socket.create_server(("", port))).close()
+    except OSError:
+        return False
+    return True
+
+
+def chooses(bed: Testbed, host: str, port: int) -> bool:
+    """Return True if a host's kernel gives a port to a connection with h1, when it is the only one that it may choose.
+
+    The connection is with another peer each time: what is left of the last one (TIME_WAIT) does not hinder.
+    """
+    path = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+    def connect(target: tuple[str, int]) -> bool:
+        usual = path.read_text()
+        try:
+            path.write_text(f"{port} {port}")
+            with socket.create_connection(target, 3) as made:
+                return int(made.getsockname()[1]) == port
+        except OSError:
+            return False
+        finally:
+            path.write_text(usual)
+
+    with in_netns(bed.hosts["h1"].pid, lambda: socket.create_server(("", 0))) as listener:
+        target = ("10.0.1.1", listener.getsockname()[1])
+        return in_netns(bed.hosts[host].pid, lambda: connect(target))
