@@ -296,9 +296,9 @@ class Controller:
         """Return which endpoints of an address programs have that live elsewhere, and where that is."""
         return self.call(_now(lambda: self.balancer.left_at(address)))
 
-    def withdraw(self, location: Endpoint) -> None:
+    def withdraw(self, location: Endpoint, living: Callable[[], Collection[Endpoint]]) -> None:
         """Let nobody connect any more to a program that is about to end, if it is a backend."""
-        self.call(self.balancer.withdraw(location))
+        self.call(self.balancer.withdraw(location, living))
 
     def retire(self, locations: Collection[Endpoint], closing: Iterable[ClosingConnection] = ()) -> None:
         """Remove everything that leads to a program that has ended, but what its kernel is still closing."""

@@ -276,10 +276,19 @@ class LoadBalancer:
             raise Conflict(f"{show(location)} is a backend: remove it from its service")
         await self.retire({location})
 
-    async def withdraw(self, location: Endpoint) -> None:
-        """Let nobody connect any more to a program that is about to end, if it is a backend."""
+    async def withdraw(self, location: Endpoint, living: Callable[[], Collection[Endpoint]]) -> None:
+        """Let nobody connect any more to a program that is about to end, if it is a backend.
+
+        `living` is asked, once new connections go elsewhere, for the peers of those that it has. The pins of others are
+        left from connections that are over, and whoever uses their ports again is to reach a program that stays.
+        """
         async with self._changing:
-            await self._withdraw(location)
+            if (backend := await self._withdraw(location)) is None:
+                return
+            await self.settle()
+            peers = await asyncio.get_running_loop().run_in_executor(None, living)
+            pins = relocation.pins_to(self.table, {backend.id}, {location})
+            await self.pins.remove([key for key in pins if rows.first_endpoint(key) not in peers])
 
     async def _withdraw(self, location: Endpoint) -> Backend | None:
         backend = self.model.backend_at(location)

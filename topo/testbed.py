@@ -35,7 +35,7 @@ from migration.deadline import Timeouts
 from migration.diag import Diag
 from migration.errors import KeeperLost, MigrationError
 from migration.groups import Party, members
-from migration.inet import Address, closing_connections, is_outward
+from migration.inet import Address, State, closing_connections, is_outward
 from migration.migrator import Migrator
 from migration.model import App, Host
 from migration.neighbours import Surroundings
@@ -529,7 +529,8 @@ class Testbed:
         self._note_ports(running)
         try:
             if running.service and running.backend_port:
-                self.controller.withdraw(self._location(running))
+                location = self._location(running)
+                self.controller.withdraw(location, lambda: _peers(running.app.host, location))
         except ControllerError as ex:
             raise BadApp(str(ex)) from ex
         finally:
@@ -779,3 +780,15 @@ def _logging_to(path: Path) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
+
+
+def _peers(host: Host, location: Endpoint) -> set[Endpoint]:
+    """Return whom a program has connections with that it has accepted; UDP knows no connection."""
+    with Diag(host.pid) as diag:
+        return {
+            Endpoint(IpProtocol.TCP, s.remote, s.remote_port)
+            for s in diag.tcp_connections()
+            if s.local_port == location.port
+            and s.state != State.TIME_WAIT
+            and isinstance(s.remote, IPv4Address)
+        }
