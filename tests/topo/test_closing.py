@@ -122,3 +122,24 @@ def test_a_closed_download_outlives_its_program(net: Testbed, target: tuple[str,
     assert Download(net, target).finish() == WHOLE
     assert download.finish() == WHOLE
     assert wait_until(lambda: not rows_of(net, download), 10.0), net.connections()
+
+
+@pytest.mark.parametrize("step", ["rewrite", "switch over", "release"])
+def test_a_closed_download_arrives_when_the_move_fails(step: str, leaves_nothing: None) -> None:
+    """Before and after the connection's own rows are there, and on the way back by a second migration."""
+    failing = True
+
+    def fault(name: str, moment: str) -> None:
+        if failing and (name, moment) == (step, "after"):
+            raise OSError(f"injected after {step}")
+
+    with Testbed(LoadBalancerNetwork(hosts=3), fault=fault) as net:
+        net.run("server", "h2", SERVER, service=f"{VIP[0]}:{VIP[1]}")
+        download = begin(net, VIP, "h2")
+        report = net.migrate("server", "h3")
+        assert (report.outcome, [app["host"] for app in net.apps()]) == ("rolled_back", ["h2"]), report
+        download.read(100_000)
+        failing = False
+        assert net.migrate("server", "h3").outcome == "completed"
+        assert Download(net, VIP).finish() == WHOLE
+        assert download.finish() == WHOLE
