@@ -18,9 +18,11 @@ from .namespaces import in_netns
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
+SOCK_DESTROY = 21
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLM_F_REQUEST = 1
+NLM_F_ACK = 4
 NLM_F_DUMP = 0x300
 UDIAG_SHOW_PEER = 0x4
 UNIX_DIAG_PEER = 2
@@ -74,11 +76,7 @@ class Diag:
         self, local: Address, local_port: int, remote: Address, remote_port: int
     ) -> InetSocket | None:
         """Return the TCP socket with these two ends: one look-up, where a list is a walk through the kernel's table."""
-        family = socket.AF_INET if local.version == 4 else socket.AF_INET6
-        ports = local_port.to_bytes(2, "big"), remote_port.to_bytes(2, "big")
-        ends = local.packed.ljust(16, b"\0"), remote.packed.ljust(16, b"\0")
-        request = _INET_ONE.pack(family, socket.IPPROTO_TCP, 0, ALL_STATES, *ports, *ends, 0, b"\xff" * 8)
-        self._send(request, 0)
+        self._send(_one(local, local_port, remote, remote_port), 0)
         data = self._socket.recv(RECEIVE_SIZE)
         _, kind, *_ = _NLMSG.unpack_from(data)
         if kind == NLMSG_ERROR:
@@ -103,6 +101,16 @@ class Diag:
         """List the TCP connections whose local end is closed, for writing at least, and which are not over."""
         states = (State.FIN_WAIT1, State.FIN_WAIT2, State.CLOSING, State.LAST_ACK)
         return self._inet(socket.IPPROTO_TCP, sum(1 << state for state in states))
+
+    def tcp_ending(self) -> list[InetSocket]:
+        """List the TCP connections that `tcp_closing` does, and those that are over and wait (TIME_WAIT)."""
+        return self.tcp_closing() + self._inet(socket.IPPROTO_TCP, 1 << State.TIME_WAIT)
+
+    def destroy(self, one: InetSocket) -> None:
+        """Let the kernel forget a TCP connection (CONFIG_INET_DIAG_DESTROY); its peer hears RST, unless it is over."""
+        request = _one(one.local, one.local_port, one.remote, one.remote_port)
+        self._send(request, NLM_F_ACK, SOCK_DESTROY)
+        _raise_error(self._socket.recv(RECEIVE_SIZE), 0)
 
     def _inet(self, protocol: int, states: int) -> list[InetSocket]:
         found = []
@@ -130,8 +138,8 @@ class Diag:
                 yield data[at + _NLMSG.size : at + length]
                 at += (length + 3) & ~3
 
-    def _send(self, request: bytes, flags: int) -> None:
-        head = _NLMSG.pack(_NLMSG.size + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | flags, 0, 0)
+    def _send(self, request: bytes, flags: int, kind: int = SOCK_DIAG_BY_FAMILY) -> None:
+        head = _NLMSG.pack(_NLMSG.size + len(request), kind, NLM_F_REQUEST | flags, 0, 0)
         self._socket.send(head + request)
 
     def close(self) -> None:
@@ -143,6 +151,14 @@ class Diag:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _one(local: Address, local_port: int, remote: Address, remote_port: int) -> bytes:
+    """Return the request for the TCP socket with two ends."""
+    family = socket.AF_INET if local.version == 4 else socket.AF_INET6
+    ports = local_port.to_bytes(2, "big"), remote_port.to_bytes(2, "big")
+    ends = local.packed.ljust(16, b"\0"), remote.packed.ljust(16, b"\0")
+    return _INET_ONE.pack(family, socket.IPPROTO_TCP, 0, ALL_STATES, *ports, *ends, 0, b"\xff" * 8)
 
 
 def _raise_error(data: bytes, at: int, but: int = 0) -> None:

@@ -26,6 +26,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from . import repair, rewriting, tree
+from .arrival import end_waiting, make_room
 from .cancellation import Cancellation
 from .deadline import UNDO, Deadline, Timeouts
 from .diag import Diag
@@ -250,6 +251,7 @@ class Transaction:
         self.aborts_before = aborted_connections(plan.destination.pid)
         # Somebody may have taken a port since the plan was made.
         check_ports(plan.app, plan.destination, sockets, self.there.inet())
+        make_room(plan.app, plan.destination, self.move.listeners, self.there)
         self.way.take_turn()
         is_quiet = opened_connections(plan.source.pid) == opened and not self.unaccepted()
         self.may_stop_early = is_quiet and all(socket.protocol == IpProtocol.TCP for socket in sockets)
@@ -517,6 +519,7 @@ class Transaction:
                 if self._network_touched:
                     with contextlib.suppress(SteeringError):  # which undo_network says
                         self.steering.disown(self.move)
+                end_waiting(self.move.listeners, self.here)
                 app.pid = self.passage.revive(self.note_revived)
                 app.host = source
         except Exception as ex:

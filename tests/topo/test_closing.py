@@ -143,3 +143,61 @@ def test_a_closed_download_arrives_when_the_move_fails(step: str, leaves_nothing
         assert net.migrate("server", "h3").outcome == "completed"
         assert Download(net, VIP).finish() == WHOLE
         assert download.finish() == WHOLE
+
+
+def test_a_listener_without_reuseaddr_comes_back(net: Testbed) -> None:
+    """To where a connection of its own is in TIME_WAIT, at once; to where one is being sent, when that is over."""
+    program = str(Path(__file__).parent / "programs" / "strict.py")
+    net.run("server", "h2", ["/usr/bin/python3", program, "7000"], service=f"{VIP[0]}:{VIP[1]}")
+
+    for host in ("h3", "h2", "h3"):
+        assert download(connect(net)) == 200_000
+        assert net.migrate("server", host).outcome == "completed"
+    slow = connect(net)
+    assert wait_until(lambda: slow.getsockname()[1] in queued(net, "h3"), 10.0)
+    assert net.migrate("server", "h2").outcome == "completed"
+    report = net.migrate("server", "h3")
+    assert (report.outcome, report.criu.frozen_ms) == ("refused", 0), report
+    assert "which it has closed on h3, is not over, and its listener has no SO_REUSEADDR" in str(
+        report.reason
+    )
+    assert download(slow) == 200_000
+    assert wait_until(lambda: net.migrate("server", "h3").outcome == "completed", 10.0)
+
+
+def test_a_listener_without_reuseaddr_is_restored_where_it_was(leaves_nothing: None, tmp_path: Path) -> None:
+    """From its image, when its original has had to end before the copy was built, and that failed."""
+
+    def fault(name: str, moment: str) -> None:
+        if (name, moment) == ("restore", "after"):
+            raise OSError("injected")
+
+    program = str(Path(__file__).parent / "programs" / "strict.py")
+    with Testbed(LoadBalancerNetwork(hosts=3), fault=fault) as net:
+        argv = ["/usr/bin/python3", program, "7000", str(tmp_path / "lock")]
+        net.run("server", "h2", argv, service=f"{VIP[0]}:{VIP[1]}")
+        pid = net.apps()[0]["pid"]
+        assert download(connect(net)) == 200_000
+        report = net.migrate("server", "h3")
+        assert report.outcome == "rolled_back", report
+        assert net.apps()[0]["pid"] != pid
+        assert download(connect(net)) == 200_000
+
+
+def connect(bed: Testbed) -> socket.socket:
+    """Open a connection from h1 that has little room for what it is sent."""
+
+    def make() -> socket.socket:
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        made.settimeout(20)
+        made.connect(VIP)
+        return made
+
+    return in_netns(bed.hosts["h1"].pid, make)
+
+
+def download(client: socket.socket) -> int:
+    """Read to the end of the file, and return how much there was."""
+    with client:
+        return sum(len(data) for data in iter(lambda: client.recv(1 << 16), b""))
