@@ -16,7 +16,7 @@ from . import repair, tree
 from .diag import Diag
 from .errors import Refused
 from .groups import members
-from .inet import State, is_outward
+from .inet import InetSocket, State, is_outward
 from .model import App, Host
 from .steering import IpProtocol, MovedListener
 
@@ -45,15 +45,18 @@ def make_room(app: App, destination: Host, listeners: Iterable[MovedListener], d
             ) from ex
 
 
-def end_waiting(listeners: Iterable[MovedListener], diag: Diag) -> None:
+def end_waiting(sockets: Iterable[InetSocket], host: Host) -> None:
     """End what is over and would keep a program from being restored where it was, now that its original has ended."""
-    ports = {m.old.port for m in listeners if m.old.protocol == IpProtocol.TCP}
-    for one in diag.tcp_ending():
-        if one.state == State.TIME_WAIT and one.local_port in ports:
-            with contextlib.suppress(
-                OSError
-            ):  # over by now, or a kernel that cannot: most programs need none of it
-                diag.destroy(one)
+    ports = {s.local_port for s in sockets if s.protocol == IpProtocol.TCP and s.is_receiver}
+    if not ports:
+        return
+    with Diag(host.pid) as diag:
+        for one in diag.tcp_ending():
+            if one.state == State.TIME_WAIT and one.local_port in ports:
+                with contextlib.suppress(
+                    OSError
+                ):  # over by now, or a kernel that cannot: few programs need it
+                    diag.destroy(one)
 
 
 def _strict_ports(app: App) -> set[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import baggage
+from .arrival import end_waiting
 from .criu import RESTORE_LOG, Criu, Worker
 from .custody import Custody
 from .images import FILES_IMAGE, INVENTORY_IMAGE, rewrite_files, split
@@ -42,6 +43,7 @@ def revive(
     streams = inner_streams(images, rewritten.before, host.address, criu.tcp_stream)
     fill(images, folder, {FILES_IMAGE: rewritten.image, **streams})
     os.link(images / INVENTORY_IMAGE, folder / INVENTORY_IMAGE)
+    end_waiting(rewritten.before, host)
     action = f"restore it on {host.name}"
     with baggage.reviving(app, host, files, criu.fdinfo) as (descriptors, adjust):
         log, copy_mounts = folder / RESTORE_LOG, app.container is None

@@ -26,7 +26,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from . import repair, rewriting, tree
-from .arrival import end_waiting, make_room
+from .arrival import make_room
 from .cancellation import Cancellation
 from .deadline import UNDO, Deadline, Timeouts
 from .diag import Diag
@@ -519,7 +519,6 @@ class Transaction:
                 if self._network_touched:
                     with contextlib.suppress(SteeringError):  # which undo_network says
                         self.steering.disown(self.move)
-                end_waiting(self.move.listeners, self.here)
                 app.pid = self.passage.revive(self.note_revived)
                 app.host = source
         except Exception as ex:
