@@ -39,6 +39,11 @@ _UNREACHABLE = {0x19800202: "the POSIX message queue", 0x5345434D: "secret memor
 _STATFS = struct.Struct("@l")  # the first member of struct statfs is its type
 _STATFS_SIZE = 512  # more than any architecture's
 _libc = ctypes.CDLL(None, use_errno=True)
+_HINTS = {
+    "[io_uring]": "; MariaDB does without one with --innodb-use-native-aio=0, what is made with libuv (Node.js) with "
+    "UV_USE_IO_URING=0 in its environment",
+}
+"""How programs can be kept from using what cannot be carried."""
 _SOCKETS = {"TCP", "TCPv6", "UDP", "UDPv6", "UNIX", "UNIX-STREAM", "NETLINK"}
 _TTY_MAJORS = {4, 5, *range(136, 144), 204}
 _SHARED_MEMORY = re.compile(r"/SYSV[0-9a-f]{8}( \(deleted\))?$")
@@ -116,7 +121,7 @@ def _descriptor(file: OpenFile, unread: set[int]) -> Iterator[str]:
     having = f"process {file.pid} has %s open (descriptor {file.fd})"
     kind, _, rest = target.partition(":")
     if kind == "anon_inode" and rest not in _ANONYMOUS:
-        yield having % _NAMES.get(rest, f"a {rest.strip('[]')} object")
+        yield having % _NAMES.get(rest, f"a {rest.strip('[]')} object") + _HINTS.get(rest, "")
     elif kind == "socket":
         protocol = _protocol(path)
         if protocol not in _SOCKETS:
