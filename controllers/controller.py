@@ -302,7 +302,12 @@ class Controller:
 
     def retire(self, locations: Collection[Endpoint], closing: Iterable[ClosingConnection] = ()) -> None:
         """Remove everything that leads to a program that has ended, but what its kernel is still closing."""
-        self.call(self.balancer.retire(locations, closing))
+
+        async def retire() -> None:
+            await self.balancer.retire(locations, closing)
+            await self.steering.left_ports.free()
+
+        self.call(retire())
 
     def forget(self, location: Endpoint) -> None:
         """Free the identity of a program that has ended, was no backend, and may have been moved."""

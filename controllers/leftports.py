@@ -71,6 +71,11 @@ class LeftPorts:
             async with self._working:
                 self._unbind(self._bound.keys() & locations)
 
+    async def free(self) -> None:
+        """Let go of ports that nobody has any more, at once: whoever has freed them may give them to others."""
+        async with self._working:
+            self._unbind(self._bound.keys() - set(self._left.values()))
+
     async def follow_forever(self) -> None:
         """Keep what is left from others, as it changes."""
         while True:
