@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import criu_log, messages, preload, tree
+from .attributes import Inherited
 from .criu_version import OLDEST, parse_version
 from .custody import PROJECT, Custody, HasDescriptor
 from .deadline import Deadline, Timeouts
@@ -136,12 +137,13 @@ class Worker:
         deadline: Deadline | None = None,
         copy_mounts: bool = False,
         undo: Path | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
         """Start the worker in the namespaces of the process `place`; `files` are its descriptors from 4 on.
 
         What it changes in a program that it dumps is written to `undo`.
 
-        With `copy_mounts` it has a copy of the mounts of its own, which is what it restores gets.
+        With `copy_mounts` it has a copy of the mounts of its own, which is what it restores gets. So is `inherited`.
         """
         self._rpc = criu.rpc
         self._custody = custody
@@ -155,7 +157,9 @@ class Worker:
         with other:
             argv = [str(criu.binary), *BY_SIZE, "swrk", "3"]
             env = preload.environment(undo)
-            self.pid = custody.start_criu(place, argv, other, *files, env=env, copy=copy_mounts)
+            self.pid = custody.start_criu(
+                place, argv, other, *files, env=env, copy=copy_mounts, inherited=inherited
+            )
         self.began = tree.start_time(self.pid)
         self._process: int | None = None
         with contextlib.suppress(ProcessLookupError):  # ended already; the socket tells

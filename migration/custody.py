@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import tree
+from .attributes import Inherited
 from .errors import KeeperLost, LaunchFailed
 from .keeper import MAX_MESSAGE
 from .slowness import scaled
@@ -131,12 +132,15 @@ class Custody:
         *files: HasDescriptor,
         env: Mapping[str, str] | None = None,
         copy: bool = False,
+        inherited: Inherited | None = None,
     ) -> int:
         """Start a CRIU process in the namespaces of a process, or with a `copy` of its mounts.
 
         `files` are its descriptors from 3 on, `env` what it has in its environment besides the keeper's.
         """
         request = {"op": "criu", "host": process, "argv": list(argv), "env": dict(env or {}), "copy": copy}
+        if inherited is not None:
+            request["inherited"] = inherited.to_json()
         return int(self._ask(request, [file.fileno() for file in files])["pid"])
 
     def start_proc_cover(self, program: int, file: HasDescriptor) -> int:

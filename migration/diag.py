@@ -26,6 +26,8 @@ NLM_F_ACK = 4
 NLM_F_DUMP = 0x300
 UDIAG_SHOW_PEER = 0x4
 UNIX_DIAG_PEER = 2
+INET_DIAG_INFO = 2
+INET_DIAG_MD5SIG = 18
 ALL_STATES = 0xFFFFFFFF
 RECEIVE_SIZE = 1 << 17
 
@@ -119,6 +121,21 @@ class Diag:
             found += [_parse_inet(protocol, message) for message in self._dump(request)]
         return found
 
+    def keyed(self) -> set[int]:
+        """Return the inodes of the TCP sockets that have MD5 keys."""
+        found = set()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            states = ALL_STATES & ~(1 << State.TIME_WAIT)
+            # The kernel tells of keys only together with the information for `ss -i`.
+            extensions = 1 << (INET_DIAG_INFO - 1)
+            request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, extensions, states)
+            for message in self._dump(request):
+                *_, inode = _INET_REST.unpack_from(message, _INET_MESSAGE.size)
+                attributes = _attributes(message, _INET_MESSAGE.size + _INET_REST.size)
+                if any(kind == INET_DIAG_MD5SIG for kind, _ in attributes):
+                    found.add(inode)
+        return found
+
     def unix(self) -> list[UnixSocket]:
         """List all UNIX sockets."""
         request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, ALL_STATES, 0, UDIAG_SHOW_PEER, b"\xff" * 8)
@@ -193,10 +210,15 @@ def _parse_inet(protocol: int, message: bytes) -> InetSocket:
 def _parse_unix(message: bytes) -> UnixSocket:
     *_, inode, _ = _UNIX_MESSAGE.unpack_from(message)
     peer = 0
-    at = _UNIX_MESSAGE.size
+    for kind, at in _attributes(message, _UNIX_MESSAGE.size):
+        if kind == UNIX_DIAG_PEER:
+            (peer,) = struct.unpack_from("=I", message, at)
+    return UnixSocket(inode, peer)
+
+
+def _attributes(message: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """List the attributes of a message from somewhere on: their kinds, and where their values begin."""
     while at + _ATTRIBUTE.size <= len(message):
         length, kind = _ATTRIBUTE.unpack_from(message, at)
-        if kind == UNIX_DIAG_PEER:
-            (peer,) = struct.unpack_from("=I", message, at + _ATTRIBUTE.size)
+        yield kind, at + _ATTRIBUTE.size
         at += max((length + 3) & ~3, _ATTRIBUTE.size)
-    return UnixSocket(inode, peer)

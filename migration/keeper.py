@@ -7,8 +7,9 @@ controller starts one keeper per runtime and asks it over a socket, in JSON, one
     {"op": "spawn", "host": PID, "argv": […], "env": {…}, "cwd": "/", "log": "/path"}  →  {"pid": N}
     {"op": "group", "host": PID, "name": "pod1"}: the init of a group of programs      →  {"pid": N}
     {"op": "join", "host": PID, "group": N, …}: a program, as a child of that init     →  {"inner": N}
-    {"op": "criu", "host": PID, "argv": […], "env": {…}, "copy": BOOL} with descriptors as ancillary data: CRIU in the
-        namespaces of the process, or in a copy of its mounts                          →  {"pid": N}
+    {"op": "criu", "host": PID, "argv": […], "env": {…}, "copy": BOOL, "inherited": {…}} with descriptors as ancillary
+        data: CRIU in the namespaces of the process, or in a copy of its mounts; what it restores has what
+        attributes.Inherited says                                                      →  {"pid": N}
     {"op": "proc", "program": PID} with a socket as ancillary data: see proccover.py   →  {"pid": N}
     {"op": "guard", "worker": PID, "program": PID, "log": …} likewise: see guard.py    →  {"pid": N}
     {"op": "tool", "host": PID, "argv": […], …}: a command that ends by itself         →  {"pid": N}
@@ -45,6 +46,7 @@ from typing import Any
 
 from migration import guard, proccover, tree
 from migration import namespaces as ns
+from migration.attributes import Inherited
 
 MAX_MESSAGE = 1 << 18
 MAX_REMEMBERED = 1024
@@ -367,6 +369,8 @@ def become_criu(request: dict[str, Any], fds: list[int]) -> None:
         ns.enter_host(int(request["host"]))
         # CRIU carries the IPC namespace of a program if it is not its own. That takes time, for nothing most times.
         ns.enter_empty_ipc(int(request["host"]))
+    if (inherited := request.get("inherited")) is not None:
+        Inherited(**inherited).take()
     null = os.open("/dev/null", os.O_RDWR)
     for number, fd in enumerate(fds):
         os.dup2(fd, 800 + number)

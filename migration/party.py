@@ -230,6 +230,12 @@ class PartyPassage:
     def complete(self) -> None:
         """Wait for nothing: memory does not come later."""
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the members have lost."""
+        pairs = zip(self._apps, self.parts, strict=True)
+        return [f"{app.name}: {warning}" for app, part in pairs for warning in part.warnings]
+
     def account(self) -> dict[str, Any]:
         """Say how the memory of all moved."""
         accounts = [part.account() for part in self.parts]

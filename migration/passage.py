@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import baggage, messages, tree
+from .attributes import Inherited
 from .criu import DUMP_LOG, RESTORE_LOG, Criu, Gate, Worker
 from .custody import Custody, HasDescriptor
 from .deadline import Deadline
@@ -18,7 +20,7 @@ from .errors import CriuFailed, MemoryLost, MigrationError
 from .firewall import remove_criu_tables
 from .freezer import end_silently, is_half_built, pin, wake
 from .guard import LOG, PINNED, Guard, make_log
-from .images import INVENTORY_IMAGE, has_locks
+from .images import FILES_IMAGE, INVENTORY_IMAGE, has_locks
 from .journal import Note
 from .model import App, Host
 from .namespaces import URGENT, in_netns, remove_segments
@@ -31,6 +33,7 @@ from .runtime import Releasing, nothing_to_release
 from .slowness import scaled
 from .transfer.carrier import Carrier
 from .transfer.modes import Choice
+from .uncarried import STATE_FILE, Baseline, State
 
 GATE_TIMEOUT = scaled(5.0)
 # What a restore asks before post-restore: pre-restore, setup-namespaces, post-setup-namespaces; the latter two since
@@ -81,6 +84,9 @@ class ProcessPassage:
         self._sleepers: Sleepers | None = None
         self._restarts: Restarts | None = None
         self._guard: Guard | None = None
+        self._baseline = Baseline({})
+        self._state = State()
+        """What CRIU does not carry."""
         self._workers: list[Worker] = []
         self._carrier: Carrier | None = None
         self.has_run = False
@@ -103,6 +109,7 @@ class ProcessPassage:
         *files: HasDescriptor,
         copy_mounts: bool = False,
         undo: Path | None = None,
+        inherited: Inherited | None = None,
     ) -> Worker:
         worker = Worker(
             self._criu,
@@ -114,6 +121,7 @@ class ProcessPassage:
             deadline=self._deadline,
             copy_mounts=copy_mounts,
             undo=undo,
+            inherited=inherited,
         )
         worker.set_priority(0)  # for now: another program may be standing still
         self._workers.append(worker)
@@ -122,6 +130,7 @@ class ProcessPassage:
     def _get_ready(self, choice: Choice) -> None:
         """Let all workers do what needs no frozen program: mostly probing the kernel, some 30 ms."""
         source, destination = self._source, self._destination
+        self._baseline = Baseline.look(self._pid, source, destination)
         self._baggage.first_pass()
         has_host_mounts = self._app.container is None
         self._restorer = self._start(
@@ -130,6 +139,7 @@ class ProcessPassage:
             self.moved / RESTORE_LOG,
             *self._baggage.restorer_files,
             copy_mounts=has_host_mounts,
+            inherited=self._baseline.inherited,
         )
         self._baggage.receive(self._restorer)
         # CRIU carries no mounts that it has itself. Those of a container are its own, and go along.
@@ -240,6 +250,8 @@ class ProcessPassage:
         with self._guarded(), self.carrier.freezing():
             self._dumper.answer(True)
             self._frozen = tree.processes(self._pid)
+            # While CRIU is at work, for nobody has to wait for it then.
+            self._state = State.read(self._frozen, self._baseline)
             self._dumper.wait_for("post-dump", self.carrier.early)
             if self.carrier.keeps_source:
                 self.carrier.frozen(self._frozen)
@@ -251,6 +263,7 @@ class ProcessPassage:
         assert self._guard is not None
         self._guard.end()
         self._has_locks = has_locks(self.images)
+        self._state.check(self._app.name)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -272,6 +285,10 @@ class ProcessPassage:
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Bring the image to the destination, and what has changed of the working files."""
+        if FILES_IMAGE in changed:
+            marked = self._state.marked(changed[FILES_IMAGE], self.images, self._criu.fdinfo)
+            changed = {**changed, FILES_IMAGE: marked}
+        (self._folder / STATE_FILE).write_text(json.dumps(self._state.to_json()))
         return self.carrier.carry({**changed, **self._restarted()}) + self._baggage.final_pass()
 
     def _restarted(self) -> dict[str, bytes]:
@@ -300,6 +317,7 @@ class ProcessPassage:
         self._copy = self._restorer.wait_for("post-restore")
         self._apart.give_back(self._copy, is_alone=len(self._frozen) == 1)
         self._custody.announced.add(self._copy)
+        self._state.give(tree.processes(self._copy), self._baseline.places, self._folder)
         self.carrier.built()
         self._write_timeouts()
         if self._proc is not None and self._proc.removed:
@@ -309,6 +327,11 @@ class ProcessPassage:
     def _write_timeouts(self) -> None:
         if self._restarts is not None:
             write_times(self._restarts, self._app, self._copy, self._deadline)
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the copy has lost."""
+        return self._state.warnings
 
     def end_source(self) -> None:
         """End what the dump worker froze.

@@ -1,10 +1,13 @@
-// Loaded into CRIU (LD_PRELOAD), for two things that it cannot do by itself; see preload.py.
+// Loaded into CRIU (LD_PRELOAD), for three things that it cannot do by itself; see preload.py.
 //
 // - Where root lacks CAP_SYS_RESOURCE the kernel does not tell prlimit(2) the limits of another user's process, though everyone
 //   may read them in /proc/PID/limits: what could not be read with the one is read from the other.
 // - While /proc is covered by the proc of a program's PID namespace (proccover.py), CRIU's own is at $P4FERRY_PROC. Paths
 //   below /proc that it uses are looked up there first. Both mounts are kept out of what it reads in mountinfo: it refuses
 //   files that were opened in a file system which another one lies over now, and the program's /proc is one.
+//
+// - CRIU makes every eventfd without EFD_SEMAPHORE. One that was a semaphore has the counter `MARKED` in the image
+//   (notifications.py).
 //
 // It is built without a C library, since CRIU may have one of its own, and needs only what every one has.
 #define _GNU_SOURCE // O_PATH
@@ -121,6 +124,18 @@ int prlimit64(int pid, int resource, const struct limit *wanted, struct limit *o
 		if (read_limit(pid, resource, old) == 0)
 			return 0;
 	return (int)result;
+}
+
+#define MARKED 0x53454D41U
+#define EFD_SEMAPHORE 1
+
+int eventfd(unsigned int counter, int flags)
+{
+	if (counter == MARKED) {
+		counter = 0;
+		flags |= EFD_SEMAPHORE;
+	}
+	return (int)call(__NR_eventfd2, counter, flags, 0, 0, 0, 0);
 }
 
 // CRIU calls prlimit through this, too.

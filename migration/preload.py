@@ -3,6 +3,7 @@
 - Where root lacks CAP_SYS_RESOURCE, prlimit(2) does not tell CRIU the resource limits of another user's program, though
   everyone may read them in /proc/PID/limits. The library reads them there.
 - What CRIU changes in the threads of a program is written down (undolog.c), for the case that it is killed (guard.py).
+- CRIU makes every eventfd without EFD_SEMAPHORE; the library knows which ones were semaphores (notifications.py).
 - While a program is dumped, the proc of its PID namespace lies over /proc (proccover.py); CRIU's own is at `PROC` then.
 """
 

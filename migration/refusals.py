@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import tree
+from . import descriptors, tree
 from .model import App, Host
 from .tree import PROC, OpenFile
 from .volumes import covers
@@ -76,7 +76,7 @@ def offences(app: App, destination: Host) -> Iterator[str]:
                 "which CRIU would take for a process that has ended"
             )
         return  # of which /proc would tell nothing else
-    unread = _unread_netlink(app.pid)
+    unread, keyed = _unread_netlink(app.pid), descriptors.keyed_sockets(app.pid)
     inside = tree.mounts(app.pid) if app.container or app.engine else None
     if inside is not None:
         yield from _guests(app.pid, pids)
@@ -85,7 +85,7 @@ def offences(app: App, destination: Host) -> Iterator[str]:
             yield from _process(pid, app.pid)
             for file in tree.open_files([pid]):
                 with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                    yield from _descriptor(file, unread)
+                    yield from _descriptor(file, unread, keyed)
                     if inside is not None:
                         yield from _outside(file, inside, None if app.engine else app.log)
                     elif (
@@ -110,12 +110,13 @@ def _process(pid: int, root: int) -> Iterator[str]:
     tracer = status.get("TracerPid", "0").strip()
     if tracer != "0":
         yield f"process {pid} is traced by process {tracer} (a debugger, or strace)"
+    yield from descriptors.of_process(pid)
     for kind in _NAMESPACES:
         if _link(f"/proc/{pid}/ns/{kind}") != _link(f"/proc/{root}/ns/{kind}"):
             yield f"process {pid} is in a {kind} namespace of its own"
 
 
-def _descriptor(file: OpenFile, unread: set[int]) -> Iterator[str]:
+def _descriptor(file: OpenFile, unread: set[int], keyed: set[int]) -> Iterator[str]:
     """Look at one open descriptor."""
     path, target = f"/proc/{file.pid}/fd/{file.fd}", file.target
     having = f"process {file.pid} has %s open (descriptor {file.fd})"
@@ -128,6 +129,8 @@ def _descriptor(file: OpenFile, unread: set[int]) -> Iterator[str]:
             yield having % f"a {protocol} socket"
         elif protocol == "NETLINK" and int(rest.strip("[]")) in unread:
             yield having % "a netlink socket with unread messages"
+        else:
+            yield from (having % what for what in descriptors.of_socket(file, keyed))
     elif kind == "pipe" and _flags(file) & os.O_DIRECT:
         yield having % "a pipe in packet mode"
     elif kind in _NAMESPACES and rest.startswith("["):
@@ -139,6 +142,8 @@ def _descriptor(file: OpenFile, unread: set[int]) -> Iterator[str]:
         yield from (having % what for what in _device(target, mode))
         if match := _PROCESS_FILE.match(target):
             yield having % f"the file {target} of process {match[1]}"
+        if stat.S_ISDIR(mode.st_mode):
+            yield from (having % what for what in descriptors.of_directory(file))
         if stat.S_ISREG(mode.st_mode) and mode.st_nlink == 0 and mode.st_size > GHOST_LIMIT:
             size = mode.st_size >> 20
             yield having % f"the deleted file {target.removesuffix(_DELETED)} of {size} MiB"

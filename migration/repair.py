@@ -166,10 +166,15 @@ def getfd(pid: int, fd: int) -> int:
     """Duplicate another process's descriptor (pidfd_getfd(2))."""
     process = os.pidfd_open(pid)
     try:
-        own = _libc.syscall(_SYS_PIDFD_GETFD, process, fd, 0)
-        if own < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"pidfd_getfd: {os.strerror(number)}")
-        return int(own)
+        return getfd_from(process, fd)
     finally:
         os.close(process)
+
+
+def getfd_from(process: int, fd: int) -> int:
+    """Duplicate a descriptor of the process that a pidfd is of."""
+    own = _libc.syscall(_SYS_PIDFD_GETFD, process, fd, 0)
+    if own < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"pidfd_getfd: {os.strerror(number)}")
+    return int(own)

@@ -107,6 +107,8 @@ class Report:
     ended: dict[str, Any] | None = None
     """How a program ended that came to its end by itself right after its arrival: {"status": 0, "signal": null}. Of
     programs that moved together, this of each that did, by its name."""
+    warnings: list[str] = field(default_factory=list)
+    """What the program has lost on its way, a sentence each (docs/fidelity.md)."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values, as the design fixes them."""

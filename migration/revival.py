@@ -9,13 +9,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from . import baggage
+from . import baggage, tree, uncarried
 from .arrival import end_waiting
 from .criu import RESTORE_LOG, Criu, Worker
 from .custody import Custody
 from .images import FILES_IMAGE, INVENTORY_IMAGE, rewrite_files, split
 from .inet import Relocation
 from .journal import Note
+from .memberships import Places
 from .model import App, Host
 from .streams import inner_streams
 from .workspace import fill
@@ -41,17 +42,29 @@ def revive(
     remove_ghosts(files, criu.fdinfo, baggage.root_of(app, host))
     rewritten = rewrite_files(files, stay, criu.fdinfo, app.logs)
     streams = inner_streams(images, rewritten.before, host.address, criu.tcp_stream)
-    fill(images, folder, {FILES_IMAGE: rewritten.image, **streams})
+    state = uncarried.read_back(parent)
+    marked = state.marked(rewritten.image, images, criu.fdinfo)
+    fill(images, folder, {FILES_IMAGE: marked, **streams})
     os.link(images / INVENTORY_IMAGE, folder / INVENTORY_IMAGE)
     end_waiting(rewritten.before, host)
     action = f"restore it on {host.name}"
     with baggage.reviving(app, host, files, criu.fdinfo) as (descriptors, adjust):
         log, copy_mounts = folder / RESTORE_LOG, app.container is None
-        worker = Worker(criu, custody, host.pid, action, log, *descriptors, copy_mounts=copy_mounts)
+        worker = Worker(
+            criu,
+            custody,
+            host.pid,
+            action,
+            log,
+            *descriptors,
+            copy_mounts=copy_mounts,
+            inherited=state.inherited,
+        )
         try:
             worker.request("RESTORE", folder, adjust=adjust)
             pid = worker.wait_for("post-restore")
             custody.announced.add(pid)
+            state.give(tree.processes(pid), Places(), folder)
             note(pid)
             worker.answer(True)
             worker.finish()

@@ -95,6 +95,10 @@ class Passage(Protocol):
     def complete(self) -> None:
         """Return when the copy needs nothing of its source any more; raises MemoryLost, the copy having ended."""
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the copy has lost of what the original had, a sentence each."""
+
     def account(self) -> dict[str, Any]:
         """Say how the memory moved: the report's "transfer"."""
 

@@ -142,6 +142,7 @@ class Transaction:
         try:
             self.do_steps()
             self.report.outcome = Outcome.COMPLETED
+            self.report.warnings = list(self.way.warnings)
         except Exception as ex:
             self.report.reason = reason(ex)
             if is_full(self.folder):  # CRIU, whose log is there as well, cannot say it

@@ -51,11 +51,11 @@ def _lives(task: str) -> bool:
 
 def state(pid: int) -> str:
     """Return the letter of a process's state."""
-    return _stat(pid)[0]
+    return stat_fields(pid)[0]
 
 
-def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on (proc_pid_stat(5))."""
+def stat_fields(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on (proc_pid_stat(5)); raises OSError."""
     return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
@@ -206,6 +206,12 @@ def fdinfo(file: OpenFile, key: str) -> str:
         if name == key:
             return value.strip()
     return ""
+
+
+def fdinfo_of(file: OpenFile) -> dict[str, str]:
+    """Return all that the kernel says of an open file by its keys; nothing of one that is closed."""
+    lines = read_or_empty(PROC / f"{file.pid}/fdinfo/{file.fd}").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def mounts(pid: int) -> set[int]:

@@ -31,6 +31,7 @@ from ..model import App, Host
 from ..repair import silence, unrepair
 from ..restarting import Restarts, Sleepers, by_inner_pid, write_times
 from ..runtime import Releasing, nothing_to_release
+from ..uncarried import Baseline, State
 from . import criuconf
 from .calls import END_TIMEOUT, Call, kill, see_untraced, take
 from .cgroup import freezer_of, moved_paths
@@ -69,6 +70,9 @@ class EnginePassage:
         self._sleepers: Sleepers | None = None
         self._restarts: Restarts | None = None
         self._inventory = b""
+        self._baseline = Baseline({})
+        self._state = State()
+        """What CRIU does not carry."""
         self._copy = self._bytes = 0
         self._is_frozen = self._is_complete = False
         self.has_run = False
@@ -90,6 +94,7 @@ class EnginePassage:
     def _get_ready(self, identity: str) -> None:
         """Make the twin, copy its files, and bring its restore as far as it comes without an image."""
         self._stack.enter_context(criuconf.in_force())
+        self._baseline = Baseline.look(self._pid, self._source, self._destination)
         driver, found = self._driver, self._found
         driver.forget_checkpoint(found)
         self.images.symlink_to(driver.images_of(found))
@@ -140,6 +145,7 @@ class EnginePassage:
     def dump(self) -> None:
         """Let the engine write the image."""
         self._dumping = call = Call(lambda: self._driver.checkpoint(self._found))
+        self._state = State.read(tree.processes(self._pid), self._baseline).without_library()
         folder, mark = self._at_gate.place, self._at_gate.mark
         if not take(self._pid, call.is_over, folder, mark, self._deadline):
             call.wait(self._deadline.left())
@@ -153,6 +159,7 @@ class EnginePassage:
                 f"the standard streams of {self._app.name} have changed while it got ready to move"
             )
         self._is_complete = True
+        self._state.check(self._app.name)
 
     @property
     def has_locks(self) -> bool:
@@ -185,7 +192,9 @@ class EnginePassage:
             call.wait(END_TIMEOUT)
             raise MigrationError(f"{self._driver.name} has restored {self._app.name}, and it ended at once")
         # Its sockets could speak by now. Should it end before it runs, its peers are not to hear of it.
-        silence(tree.processes(self._copy))
+        copies = tree.processes(self._copy)
+        silence(copies)
+        self._state.give(copies, self._baseline.places, self._folder)
         call.wait(self._deadline.left())
         if self._restarts is not None:
             write_times(self._restarts, self._app, self._copy, self._deadline)
@@ -223,6 +232,11 @@ class EnginePassage:
 
     def complete(self) -> None:
         """Wait for nothing: memory does not come later."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the copy has lost."""
+        return self._state.warnings
 
     def account(self) -> dict[str, Any]:
         """Say how the memory moved."""

@@ -1,0 +1,108 @@
+"""What a socket or a directory of a program may not have, because CRIU would lose it without a word or give up frozen.
+
+Looked for before anything is touched (refusals.py), on a duplicate of the descriptor. Nothing here changes the socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+import termios
+from collections.abc import Iterator
+
+from . import sockopts
+from .attributes import Inherited
+from .diag import Diag
+from .repair import getfd
+from .sockopts import TCP, UDP
+from .tree import OpenFile
+
+_GET_FILTER = 26  # SO_GET_FILTER, of SOL_SOCKET
+_TCP_ULP, _TCP_AO_INFO = 31, 40
+_libc = ctypes.CDLL(None, use_errno=True)
+
+URGENT = "with urgent data that has not been read (MSG_OOB)"
+
+
+def of_socket(file: OpenFile, keyed: set[int]) -> Iterator[str]:
+    """List what an open socket has that cannot be carried; `keyed` are the inodes of those with MD5 keys."""
+    try:
+        fd = getfd(file.pid, file.fd)
+    except OSError as ex:
+        raise FileNotFoundError(ex.errno, f"descriptor {file.fd} is closed") from ex
+    try:
+        one = socket.socket(fileno=fd)
+    except OSError:  # another file by now
+        os.close(fd)
+        return
+    with one:
+        name = sockopts.name_of(one)
+        yield from (f"{name} {what}" for what in _of_any(one))
+        if one.proto == TCP:
+            yield from (f"{name} {what}" for what in _of_tcp(one))
+            if os.fstat(one.fileno()).st_ino in keyed:
+                yield f"{name} with keys of TCP MD5 signatures (TCP_MD5SIG)"
+        elif one.proto == UDP and _unsent(one):
+            yield f"{name} with a part of a datagram that waits for the rest (UDP_CORK, MSG_MORE)"
+
+
+def of_directory(file: OpenFile) -> Iterator[str]:
+    """List what an open directory has that cannot be carried."""
+    with contextlib.suppress(OSError):
+        fd = getfd(file.pid, file.fd)
+        try:
+            # fcntl(2) F_NOTIFY makes its caller the owner; a directory has no other use for one.
+            if fcntl.fcntl(fd, fcntl.F_GETOWN):
+                yield f"the directory {file.target} with a request to be notified (F_NOTIFY)"
+        finally:
+            os.close(fd)
+
+
+def of_process(pid: int) -> Iterator[str]:
+    """List what a process has that its copy could not be built with."""
+    if strange := Inherited.of(pid).strange:
+        yield f"process {pid} has a personality that CRIU cannot have as well (0x{strange:08x}, personality(2))"
+
+
+def has_urgent_data(one: socket.socket) -> bool:
+    """Return True if a stream has urgent data that nobody has read."""
+    poller = select.poll()
+    poller.register(one, select.POLLPRI)
+    return any(events & select.POLLPRI for _, events in poller.poll(0))
+
+
+def keyed_sockets(pid: int) -> set[int]:
+    """Return the inodes of the TCP sockets with MD5 keys in the network namespace of a process."""
+    with Diag(pid) as diag:
+        return diag.keyed()
+
+
+def _of_any(one: socket.socket) -> Iterator[str]:
+    if has_urgent_data(one):
+        yield URGENT
+    # A classic filter is told, an eBPF program is not.
+    length = ctypes.c_uint32(0)
+    if (
+        _libc.getsockopt(one.fileno(), socket.SOL_SOCKET, _GET_FILTER, None, ctypes.byref(length)) != 0
+        and ctypes.get_errno() == errno.EACCES
+    ):
+        yield "with an eBPF program as its filter (SO_ATTACH_BPF)"
+
+
+def _of_tcp(one: socket.socket) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        if protocol := one.getsockopt(TCP, _TCP_ULP, 16).rstrip(b"\0"):
+            yield f"with the upper-layer protocol {protocol.decode()} (TCP_ULP)"
+    with contextlib.suppress(OSError):  # which is so where it has none
+        one.getsockopt(TCP, _TCP_AO_INFO, 32)
+        yield "with keys of the TCP authentication option (TCP_AO)"
+
+
+def _unsent(one: socket.socket) -> int:
+    return int(struct.unpack("=i", fcntl.ioctl(one, termios.TIOCOUTQ, bytes(4)))[0])
