@@ -24,7 +24,7 @@ from .sockopts import TCP, UDP
 from .tree import OpenFile
 
 _GET_FILTER = 26  # SO_GET_FILTER, of SOL_SOCKET
-_TCP_ULP, _TCP_AO_INFO = 31, 40
+_TCP_ULP, _TCP_AO_INFO, _UDP_CORK = 31, 40, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 URGENT = "with urgent data that has not been read (MSG_OOB)"
@@ -48,8 +48,8 @@ def of_socket(file: OpenFile, keyed: set[int]) -> Iterator[str]:
             yield from (f"{name} {what}" for what in _of_tcp(one))
             if os.fstat(one.fileno()).st_ino in keyed:
                 yield f"{name} with keys of TCP MD5 signatures (TCP_MD5SIG)"
-        elif one.proto == UDP and _unsent(one):
-            yield f"{name} with a part of a datagram that waits for the rest (UDP_CORK, MSG_MORE)"
+        elif one.proto == UDP and (one.getsockopt(UDP, _UDP_CORK) or _unsent(one)):
+            yield f"{name} that keeps parts of a datagram until the rest comes (UDP_CORK, MSG_MORE)"
 
 
 def of_directory(file: OpenFile) -> Iterator[str]:

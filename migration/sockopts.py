@@ -214,7 +214,7 @@ OPTIONS: tuple[Option, ...] = (
         _row(20, "TCP_REPAIR_QUEUE", R),
         _row(21, "TCP_QUEUE_SEQ", R),
         _row(23, "TCP_FASTOPEN", on=On.IDLE),
-        _row(24, "TCP_TIMESTAMP", C),
+        _row(24, "TCP_TIMESTAMP", R, note="a clock, which CRIU lets go on"),
         _row(25, "TCP_NOTSENT_LOWAT"),
         _row(26, "TCP_CC_INFO", R, size=0),
         _row(27, "TCP_SAVE_SYN"),
@@ -237,7 +237,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     *_at(
         UDP,
-        _row(1, "UDP_CORK", note="one with part of a datagram in it is refused"),
+        _row(1, "UDP_CORK", R, note="one that is on is refused: CRIU gives up"),
         _row(10, "UDPLITE_SEND_CSCOV", R),
         _row(11, "UDPLITE_RECV_CSCOV", R),
         _row(100, "UDP_ENCAP"),
@@ -364,6 +364,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
 )
 _PRIORITY = (SOL_SOCKET, 12)  # which setting IP_TOS changes: so it comes last
+_REUSEADDR = (SOL_SOCKET, 2)
 _BY_KEY = {(option.level, option.number): option for option in OPTIONS}
 Key = tuple[int, int]
 Values = dict[Key, bytes]
@@ -379,7 +380,12 @@ def find(level: int, number: int) -> Option | None:
 @functools.lru_cache(maxsize=256)
 def options_of(kind: Kind) -> tuple[Option, ...]:
     """Return what is to be read of a socket of a kind."""
-    return tuple(option for option in OPTIONS if option.rule in (K, A, L) and applies(option, kind))
+    return tuple(option for option in OPTIONS if _is_ours(option, kind) and applies(option, kind))
+
+
+def _is_ours(option: Option, kind: Kind) -> bool:
+    """Return True if it is not CRIU that carries an option: of SO_REUSEADDR it sees to Internet sockets only."""
+    return option.rule in (K, A, L) or ((option.level, option.number) == _REUSEADDR and not kind.is_inet)
 
 
 def applies(option: Option, kind: Kind) -> bool:

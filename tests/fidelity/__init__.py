@@ -1,0 +1,1 @@
+"""What is the same after a move, and what is not: tables, the program that is moved, and the ledger made from them."""

@@ -1,0 +1,80 @@
+"""docs/fidelity.md, written from the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from migration.sockopts import LEVELS, OPTIONS, Option, Rule
+from tests.fidelity.entries import GROUPS, HIDDEN, REFUSED, WARNED, Entry
+
+LEDGER = Path(__file__).resolve().parents[2] / "docs" / "fidelity.md"
+HEAD = """# What a move changes
+
+After a move that says `completed`, a program finds no difference in itself, its sockets and its files but for what is
+on this page. It is written by `.venv/bin/python -m tests.fidelity --ledger` from the tables that the code and the tests
+go by; a test compares both. `tests/migration/test_fidelity.py` sets each thing, moves the program there and back,
+by stop and by post-copy, and reads it again.
+
+- **restored**: as it was, before the copy runs its first instruction.
+- **refused**: the move does not begin (`outcome` is `refused`, `frozen_ms` 0), and the reason names the thing.
+- **warned of**: the move is made, and the report's `warnings`, a list of sentences, names what was lost.
+
+What else is refused (terminals, devices, namespaces, files that are not at the destination, …) says
+`migration/refusals.py`.
+A container of Docker's or Podman's is restored by its engine: it loses what only our own CRIU worker can give (eventfd
+semaphores, personality, memory-failure and I/O-flusher policy), and the report says so.
+"""
+_RULES = {
+    Rule.KEPT: "restored",
+    Rule.ALWAYS: "restored",
+    Rule.CRIU: "restored (by CRIU)",
+    Rule.LOST: "warned of",
+    Rule.READING: "a reading",
+}
+
+
+def text() -> str:
+    """Return what the page has to say."""
+    lines = [HEAD]
+    titles = {
+        "process": "Process and threads",
+        "memory": "Memory",
+        "files": "Descriptors",
+        "multicast": "Multicast",
+    }
+    lines += ["## Restored\n"]
+    for group, entries in GROUPS.items():
+        lines += [f"**{titles[group]}**: {'; '.join(map(_named, entries))}.\n"]
+    lines += ["## Refused before the freeze\n", *_bullets(REFUSED)]
+    lines += ["\n## Warned of in the report\n", *_bullets(WARNED)]
+    lines += [
+        "\nBesides: any option that the destination's kernel does not take, by its name.\n",
+        "## Not seen\n",
+        "What no call tells from outside of the program, and so is neither restored nor warned of:\n",
+        *_bullets(HIDDEN),
+        "\n## Options of sockets\n",
+        "All that `getsockopt` tells, by level. *A reading* is what the kernel measures, counts or derives.\n",
+    ]
+    for level, name in LEVELS.items():
+        options = [option for option in OPTIONS if option.level == level]
+        lines += [
+            f"### {name}\n",
+            "| number | option | after a move | |",
+            "|---|---|---|---|",
+            *map(_row, options),
+            "",
+        ]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _named(entry: Entry) -> str:
+    return f"{entry.name} ({entry.note})" if entry.note else entry.name
+
+
+def _bullets(entries: Iterable[Entry]) -> Iterator[str]:
+    return (f"- {entry.name}{f': {entry.note}' if entry.note else ''}" for entry in entries)
+
+
+def _row(option: Option) -> str:
+    return f"| {option.number} | {option.name} | {_RULES[option.rule]} | {option.note} |"
