@@ -232,4 +232,6 @@ def summary(report: dict[str, Any]) -> str:
     )
     if report.get("client"):
         text += f", client's longest gap {report['client']['gap_ms']:.1f} ms"
+    if warnings := len(report.get("warnings", ())):
+        text += f"; {warnings} warning{'s' if warnings > 1 else ''} in its report"
     return text
