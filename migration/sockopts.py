@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import functools
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -64,7 +64,6 @@ class On(Enum):
     LISTENER = "listening"
     UNIX = "UNIX"
     INET = "Internet"
-    SMALL = "of value 0"  # set only if it is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ OPTIONS: tuple[Option, ...] = (
         _row(9, "SO_KEEPALIVE"),
         _row(10, "SO_OOBINLINE"),
         _row(11, "SO_NO_CHECK"),
-        _row(12, "SO_PRIORITY", A),
+        _row(12, "SO_PRIORITY"),
         _row(13, "SO_LINGER", size=8),
         _row(14, "SO_BSDCOMPAT", R, note="has no effect any more"),
         _row(15, "SO_REUSEPORT", A),
@@ -157,7 +156,7 @@ OPTIONS: tuple[Option, ...] = (
         _row(39, "SO_DOMAIN", R),
         _row(40, "SO_RXQ_OVFL"),
         _row(41, "SO_WIFI_STATUS"),
-        _row(42, "SO_PEEK_OFF", A),
+        _row(42, "SO_PEEK_OFF"),
         _row(43, "SO_NOFCS"),
         _row(44, "SO_LOCK_FILTER"),
         _row(45, "SO_SELECT_ERR_QUEUE"),
@@ -184,7 +183,7 @@ OPTIONS: tuple[Option, ...] = (
         _row(71, "SO_NETNS_COOKIE", R, size=8, note="the number of the host's network namespace"),
         _row(72, "SO_BUF_LOCK", C),
         _row(73, "SO_RESERVE_MEM"),
-        _row(74, "SO_TXREHASH", A),
+        _row(74, "SO_TXREHASH"),
         _row(75, "SO_RCVMARK"),
         _row(76, "SO_PASSPIDFD"),
         _row(77, "SO_PEERPIDFD", R),
@@ -205,7 +204,7 @@ OPTIONS: tuple[Option, ...] = (
         _row(9, "TCP_DEFER_ACCEPT"),
         _row(10, "TCP_WINDOW_CLAMP", A),
         _row(11, "TCP_INFO", R, size=0),
-        _row(12, "TCP_QUICKACK", on=On.SMALL, note="1 is what a fresh socket has"),
+        _row(12, "TCP_QUICKACK"),
         _row(13, "TCP_CONGESTION", size=16),
         _row(16, "TCP_THIN_LINEAR_TIMEOUTS"),
         _row(17, "TCP_THIN_DUPACK", R, note="has no effect any more"),
@@ -263,14 +262,14 @@ OPTIONS: tuple[Option, ...] = (
         _row(7, "IP_RETOPTS"),
         _row(8, "IP_PKTINFO"),
         _row(9, "IP_PKTOPTIONS", R, size=0),
-        _row(10, "IP_MTU_DISCOVER", A),
+        _row(10, "IP_MTU_DISCOVER"),
         _row(11, "IP_RECVERR"),
         _row(12, "IP_RECVTTL"),
         _row(13, "IP_RECVTOS"),
         _row(14, "IP_MTU", R),
-        _row(15, "IP_FREEBIND", A),
+        _row(15, "IP_FREEBIND"),
         _row(18, "IP_PASSSEC"),
-        _row(19, "IP_TRANSPARENT", A),
+        _row(19, "IP_TRANSPARENT"),
         _row(20, "IP_ORIGDSTADDR"),
         _row(21, "IP_MINTTL"),
         _row(22, "IP_NODEFRAG", R, note="of raw sockets, which are refused"),
@@ -313,7 +312,7 @@ OPTIONS: tuple[Option, ...] = (
         _row(18, "IPV6_MULTICAST_HOPS", on=On.DGRAM),
         _row(19, "IPV6_MULTICAST_LOOP", on=On.DGRAM),
         _row(22, "IPV6_ROUTER_ALERT", R, note="of raw sockets, which are refused"),
-        _row(23, "IPV6_MTU_DISCOVER", A),
+        _row(23, "IPV6_MTU_DISCOVER"),
         _row(24, "IPV6_MTU", R),
         _row(25, "IPV6_RECVERR"),
         _row(26, "IPV6_V6ONLY", C),
@@ -345,10 +344,10 @@ OPTIONS: tuple[Option, ...] = (
         _row(72, "IPV6_ADDR_PREFERENCES"),
         _row(73, "IPV6_MINHOPCOUNT"),
         _row(74, "IPV6_RECVORIGDSTADDR"),
-        _row(75, "IPV6_TRANSPARENT", A),
+        _row(75, "IPV6_TRANSPARENT"),
         _row(76, "IPV6_UNICAST_IF", on=On.INET, shape=Shape.INTERFACE_BE),
         _row(77, "IPV6_RECVFRAGSIZE"),
-        _row(78, "IPV6_FREEBIND", A),
+        _row(78, "IPV6_FREEBIND"),
         _row(80, "SO_ORIGINAL_DST", R, size=28),
     ),
     *_at(
@@ -363,7 +362,7 @@ OPTIONS: tuple[Option, ...] = (
         _row(12, "NETLINK_GET_STRICT_CHK"),
     ),
 )
-_PRIORITY = (SOL_SOCKET, 12)  # which setting IP_TOS changes: so it comes last
+_PRIORITY, _TOS = (SOL_SOCKET, 12), (IP, 1)  # setting the latter changes the former, which so comes last
 _REUSEADDR = (SOL_SOCKET, 2)
 _BY_KEY = {(option.level, option.number): option for option in OPTIONS}
 Key = tuple[int, int]
@@ -425,15 +424,46 @@ def kind_of(one: socket.socket) -> Kind:
 
 def read(one: socket.socket, kind: Kind) -> Values:
     """Read all options of a socket that a copy needs."""
-    found: Values = {}
-    get = one.getsockopt
-    for option in options_of(kind):
-        try:
-            found[option.level, option.number] = get(option.level, option.number, option.size)
-        except OSError as ex:
-            if ex.errno not in _ABSENT:
-                raise
-    return found
+    return Reading(kind, None).take(one)
+
+
+class Reading:
+    """Reads sockets of one kind: quickly, since it is done while the program stands still, and of thousands."""
+
+    def __init__(self, kind: Kind, plain: Values | None) -> None:
+        """Without `plain`, what a fresh socket has, all is read; else what differs from it, or is always needed.
+
+        What should be in `plain` and is not is not asked for: this kernel does not have it, and to say so takes long.
+        """
+        self._plain = plain
+        self._rows: list[tuple[Key, int, int, int, bytes | None]] = []
+        for option in options_of(kind):
+            key = option.level, option.number
+            if not plain or key in plain:
+                usual = plain[key] if plain and option.rule is not Rule.ALWAYS else None
+            elif applies(option, kind.fresh):
+                continue
+            else:
+                usual = b""
+            self._rows.append((key, *key, option.size, usual))
+
+    def take(self, one: socket.socket) -> Values:
+        """Read a socket."""
+        found: Values = {}
+        get = one.getsockopt
+        for key, level, number, size, usual in self._rows:
+            try:
+                value = get(level, number, size)
+            except OSError as ex:
+                if ex.errno not in _ABSENT:
+                    raise
+                continue
+            if value != usual:
+                found[key] = value
+        if self._plain and _TOS in found:
+            priority = found.pop(_PRIORITY, self._plain[_PRIORITY])
+            found[_PRIORITY] = priority
+        return found
 
 
 def fresh(kinds: Sequence[Kind]) -> dict[Kind, Values]:
@@ -448,23 +478,12 @@ def fresh(kinds: Sequence[Kind]) -> dict[Kind, Values]:
     return found
 
 
-def wanted(values: Values, plain: Mapping[Key, bytes]) -> tuple[Values, list[Option]]:
-    """Return what has to be set on a copy, given what a fresh socket has, and what would have to be and cannot."""
-    chosen: Values = {}
-    lost = []
-    for key, value in values.items():
-        option = _BY_KEY[key]
-        if option.rule is Rule.ALWAYS:
-            chosen[key] = value
-        elif value == plain.get(key) or (key not in plain and not any(value)):
-            continue
-        elif option.rule is Rule.LOST:
-            lost.append(option)
-        elif option.on is not On.SMALL or not any(value):
-            chosen[key] = value
-    if _PRIORITY in chosen:
-        chosen[_PRIORITY] = chosen.pop(_PRIORITY)
-    return chosen, lost
+def lost(values: Values) -> list[Option]:
+    """Take out of what differs what cannot be set on a copy."""
+    gone = [_BY_KEY[key] for key in values if _BY_KEY[key].rule is Rule.LOST]
+    for option in gone:
+        del values[option.level, option.number]
+    return gone
 
 
 def write(one: socket.socket, values: Values) -> list[str]:

@@ -117,8 +117,9 @@ class State:
         wanted = {owner.pid for owner in (*self.sockets, *self.eventfds, *self.inotifies)}
         if not wanted and not self.threads:
             return
-        for pid in copies:
-            own = tree.inside(pid)
+        pids = list(copies)
+        for pid in pids:
+            own = min(wanted) if len(pids) == len(wanted) == 1 else tree.inside(pid)
             self._give_threads(pid)
             if own in wanted:
                 process = os.pidfd_open(pid)
@@ -232,6 +233,7 @@ class _Reader:
 
     def __init__(self, state: State, baseline: Baseline) -> None:
         self._state, self._plain = state, baseline.plain
+        self._readings: dict[Kind, sockopts.Reading] = {}
         self._seen: set[str] = set()
         self._groups: list[tuple[Address, int]] | None = None
         self._ports: dict[tuple[int, object], int] = {}
@@ -263,18 +265,19 @@ class _Reader:
 
     def _read_socket(self, one: socket.socket, owner: Owner, pid: int) -> None:
         kind = sockopts.kind_of(one)
-        values = sockopts.read(one, kind)
-        chosen, lost = sockopts.wanted(values, self._plain.get(kind.fresh, {}))
+        if (reading := self._readings.get(kind)) is None:
+            reading = self._readings[kind] = sockopts.Reading(kind, self._plain.get(kind.fresh))
+        values = reading.take(one)
         warn = self._state.warnings.append
-        for option in lost:
+        for option in sockopts.lost(values):
             warn(f"{sockopts.name_of(one)} has lost {option.name}")
         joined: list[Membership] = []
         if kind.is_inet:
             if kind.type == socket.SOCK_DGRAM:
                 joined = memberships.read(one, self._joined(pid))
             self._look_closer(one, kind, values)
-        if chosen or joined:
-            self._state.sockets[owner] = SocketState(kind, chosen, tuple(joined))
+        if values or joined:
+            self._state.sockets[owner] = SocketState(kind, values, tuple(joined))
 
     def _look_closer(self, one: socket.socket, kind: Kind, values: Values) -> None:
         """Tell of what a socket has that no option sets again."""
@@ -284,11 +287,12 @@ class _Reader:
         stamping = values.get((sockopts.SOL_SOCKET, _TIMESTAMPING), b"")
         if int.from_bytes(stamping[:4], "little") & _OPT_ID:
             warn(f"{sockopts.name_of(one)} counts its time stamps from 0 again (SOF_TIMESTAMPING_OPT_ID)")
-        if descriptors.has_urgent_data(one):
-            self._state.obstacles.append(f"{sockopts.name_of(one)} {descriptors.URGENT}")
         poller = select.poll()
-        poller.register(one, 0)  # POLLERR is always told
-        if any(events & select.POLLERR for _, events in poller.poll(0)):
+        poller.register(one, select.POLLPRI)  # POLLERR is always told
+        events = sum(event for _, event in poller.poll(0))
+        if events & select.POLLPRI:
+            self._state.obstacles.append(f"{sockopts.name_of(one)} {descriptors.URGENT}")
+        if events & select.POLLERR:
             warn(f"{sockopts.name_of(one)} has lost an error that had not been read (SO_ERROR, MSG_ERRQUEUE)")
         is_receiver = kind.is_listening or kind.type == socket.SOCK_DGRAM
         if is_receiver and any(values.get((sockopts.SOL_SOCKET, _REUSEPORT), b"")):
