@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -95,6 +95,8 @@ class Attributes:
     ioprio: int | None = None
     coredump_filter: str | None = None
     """Of a process, whose first thread has it here."""
+    affinity: Sequence[int] | None = None
+    """The processors that it may run on, if not all."""
 
     def __bool__(self) -> bool:
         return self != _NOTHING
@@ -111,6 +113,7 @@ def read(pid: int, tid: int) -> Attributes:
         slack if slack not in (0, DEFAULT_SLACK) else None,  # real-time threads have none
         _chosen_ioprio(tid),
         kept if kept not in ("", _own_filter()) else None,  # a zombie has none
+        None if len(where := os.sched_getaffinity(tid)) == os.cpu_count() else sorted(where),
     )
 
 
@@ -123,6 +126,11 @@ def give(tid: int, attributes: Attributes) -> list[str]:
     failed = []
     if attributes.ioprio is not None and not _set_ioprio(tid, attributes.ioprio):
         failed.append("the I/O priority")
+    if attributes.affinity is not None:
+        try:
+            os.sched_setaffinity(tid, attributes.affinity)
+        except OSError:  # its cpuset has none of them
+            failed.append("its processor affinity")
     files = {"timerslack_ns": attributes.slack, "coredump_filter": attributes.coredump_filter}
     for name, value in files.items():
         if value is not None:

@@ -203,7 +203,10 @@ class State:
                 ]
                 for o, s in self.sockets.items()
             ],
-            "threads": {str(tid): [a.slack, a.ioprio, a.coredump_filter] for tid, a in self.threads.items()},
+            "threads": {
+                str(tid): [a.slack, a.ioprio, a.coredump_filter, a.affinity]
+                for tid, a in self.threads.items()
+            },
             "eventfds": [[o.pid, o.fd, *value] for o, value in self.eventfds.items()],
             "inotifies": [[o.pid, o.fd] for o in self.inotifies],
             "inherited": self.inherited.to_json(),

@@ -19,6 +19,7 @@ import pytest
 from moving import PYTHON, Stage, says, stage, wait_until
 
 from migration import sockopts
+from migration.errors import MigrationError
 from migration.model import App
 from migration.namespaces import in_netns
 from migration.report import Outcome, Report
@@ -194,6 +195,32 @@ def test_what_is_lost_is_warned_of(scene: Stage, entry: Entry) -> None:
     assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
     assert re.search(entry.words, "\n".join(report.warnings)), report.warnings
     told.end()
+
+
+LOCK = Entry("lock", "keep['lock'] = open(f'{prefix}.lock', 'w'); fcntl.flock(keep['lock'], 2)")
+
+
+def test_what_is_restored_from_its_image_is_the_same(scene: Stage) -> None:
+    """A way back for which the original has ended (it had a lock) gives it what CRIU does not carry, too."""
+
+    def fail(step: str, when: str) -> None:
+        if (step, when) == ("restore", "after"):
+            raise MigrationError("injected")
+
+    told = Told(scene, "way-back", [*ENTRIES, LOCK], options=True)
+    told.ask()
+    first, pid = told.ask(), told.app.pid
+    report = scene.migrator(fault=fail).migrate(told.app, scene.hosts["C"])
+    assert (report.outcome, report.reason) == (Outcome.ROLLED_BACK, "injected")
+    assert told.app.pid != pid  # which the first one has not survived
+    back = told.ask()
+    told.end()
+    assert {entry.name: back[entry.name] for entry in ENTRIES} == {
+        entry.name: first[entry.name] for entry in ENTRIES
+    }
+    for name in plans.KINDS:
+        keys = [f"{o.level}.{o.number}" for o in plans.carried() if plans.is_compared(name, o)]
+        assert {key: back[name][key] for key in keys} == {key: first[name][key] for key in keys}, name
 
 
 def some_sockets() -> dict[str, socket.socket]:
