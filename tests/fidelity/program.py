@@ -127,10 +127,12 @@ def area(name, advice=None, prot=3, size=16384):
 
 
 def flags(name):
-    wanted, found = f"{keep[name]:x}-", False
+    """Return the flags of the mapping that an area is in: equal neighbours may have become one."""
+    found = False
     for line in text("/proc/self/smaps").splitlines():
-        if line.startswith(wanted):
-            found = True
+        begin, dash, end = line.partition(" ")[0].partition("-")
+        if dash:
+            found = int(begin, 16) <= keep[name] < int(end, 16)
         elif found and line.startswith("VmFlags:"):
             return sorted(set(line.split()[1:]) - {"sd"})
     return None
