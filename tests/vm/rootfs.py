@@ -30,6 +30,7 @@ _USER = "vagrant"
 _PACKAGES = (
     *("systemd", "systemd-sysv", "udev", "dbus", "kmod", "sudo", "procps", "ca-certificates", "make", "git"),
     *("iproute2", "rsync", "less", "curl", "bash-completion", "linux-image-cloud-amd64"),
+    "busybox-static",  # of which the tests of the engines make their images
 )
 _INGREDIENTS = (
     *("pyproject.toml", "requirements.lock", "vagrant/provision.sh", "containers/images"),

@@ -42,11 +42,17 @@ def installed() -> None:
 
 @pytest.fixture(scope="session")
 def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return Debian's static busybox, unpacked and not installed."""
+    """Return Debian's static busybox, installed or only unpacked."""
+    listed = subprocess.run(["dpkg-query", "-L", "busybox-static"], capture_output=True, text=True).stdout
+    found = [Path(line) for line in listed.splitlines() if line.endswith("bin/busybox")]
+    if found and found[0].is_file():
+        return found[0]
     folder = tmp_path_factory.mktemp("busybox")
-    subprocess.run(
-        ["apt-get", "download", "-qq", "busybox-static"], cwd=folder, check=True, capture_output=True
+    done = subprocess.run(
+        ["apt-get", "download", "-qq", "busybox-static"], cwd=folder, capture_output=True, text=True
     )
+    if done.returncode != 0:
+        pytest.skip(f"busybox-static is not installed, and cannot be fetched: {done.stderr.strip()}")
     (package,) = folder.glob("*.deb")
     subprocess.run(["dpkg-deb", "--extract", package, folder], check=True)
     return next(path for path in (folder / "bin/busybox", folder / "usr/bin/busybox") if path.is_file())
