@@ -27,7 +27,7 @@ from .namespaces import URGENT, in_netns, remove_segments
 from .proccover import ProcCover
 from .processors import Apart
 from .repair import unrepair
-from .restarting import Restarts, Sleepers, by_inner_pid, write_times
+from .restarting import Restarts, Sleepers, write_times
 from .revival import revive
 from .runtime import Releasing, nothing_to_release
 from .slowness import scaled
@@ -130,6 +130,7 @@ class ProcessPassage:
     def _get_ready(self, choice: Choice) -> None:
         """Let all workers do what needs no frozen program: mostly probing the kernel, some 30 ms."""
         source, destination = self._source, self._destination
+        self._messages = messages.load(messages.CORE), messages.load(messages.PSTREE)
         self._baseline = Baseline.look(self._pid, source, destination)
         self._baggage.first_pass()
         has_host_mounts = self._app.container is None
@@ -295,9 +296,8 @@ class ProcessPassage:
         """Return the images of the threads whose system calls are made again."""
         if self._sleepers is None:
             return {}
-        core, pstree = messages.load(messages.CORE), messages.load(messages.PSTREE)
-        self._restarts = Restarts(self._sleepers, core, pstree)
-        return self._restarts.change(self.images, by_inner_pid(self._frozen))
+        self._restarts = Restarts(self._sleepers, *self._messages)
+        return self._restarts.change(self.images, self._frozen)
 
     @property
     def has_locks(self) -> bool:

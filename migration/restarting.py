@@ -198,9 +198,10 @@ class Restarts:
         self._sleepers, self._core, self._pstree = sleepers, core, pstree
         self._pending: list[Pending] = []
 
-    def change(self, images: Path, memory: Mapping[int, int]) -> dict[str, bytes]:
-        """Return the core images that are to be changed; `memory` is who has which process's memory, by inner PIDs."""
+    def change(self, images: Path, pids: Iterable[int]) -> dict[str, bytes]:
+        """Return the core images that are to be changed; `pids` are the processes that stand still."""
         self._pending.clear()
+        memory: dict[int, int] = {}
         if platform.machine() != "x86_64":
             return {}
         changed: dict[str, bytes] = {}
@@ -212,6 +213,8 @@ class Restarts:
                 if found is None:
                     continue
                 magics, entry, call = found
+                if call.timeout_at and not memory:
+                    memory = by_inner_pid(pids)
                 with contextlib.suppress(OSError):  # a time-out that cannot be read: EINTR is true, at least
                     self._shorten(entry, call, sleeps.get(tid), process, memory.get(process, 0))
                     changed[path.name] = join(magics, [entry.SerializeToString()])

@@ -29,7 +29,7 @@ from ..images import INVENTORY_IMAGE, has_locks
 from ..journal import Note
 from ..model import App, Host
 from ..repair import silence, unrepair
-from ..restarting import Restarts, Sleepers, by_inner_pid, write_times
+from ..restarting import Restarts, Sleepers, write_times
 from ..runtime import Releasing, nothing_to_release
 from ..uncarried import Baseline, State
 from . import criuconf
@@ -297,7 +297,7 @@ class EnginePassage:
         if self._sleepers is None:
             return {}
         self._restarts = Restarts(self._sleepers, self._messages.core, self._messages.pstree)
-        return self._restarts.change(self.images, by_inner_pid(tree.processes(self._pid)))
+        return self._restarts.change(self.images, tree.processes(self._pid))
 
     def _regrouped(self) -> dict[str, bytes]:
         """Return the image of the control groups with the twin's, in which CRIU waits at the gate, if there is one."""
