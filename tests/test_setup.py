@@ -68,7 +68,7 @@ def test_container_engines_are_installed_when_asked(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert (tmp_path / "said").read_text().strip() == "101" and not policy.exists()
     installed = (tmp_path / "installed").read_text()
-    assert "docker.io containerd podman runc docker-cli" in installed and "redis" not in installed
+    assert "docker.io containerd podman runc apparmor docker-cli" in installed and "redis" not in installed
     called = (tmp_path / "called").read_text()
     for unit in ("docker.service docker.socket", "containerd.service", "podman.socket"):
         assert f"systemctl disable --quiet --now {unit}" in called
