@@ -155,3 +155,22 @@ def criu_leftovers(net: RoutedNetwork, keeper: int) -> list[str]:
 def open_descriptors() -> int:
     """Count this process's open descriptors."""
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def rounds(app: App) -> int:
+    """Return how many rounds a program has done; fail if it found something wrong."""
+    lines = app.log.read_text().splitlines()
+    assert not (bad := [line for line in lines if not line.startswith("ok ")]), bad
+    assert [int(line[3:]) for line in lines] == list(range(1, len(lines) + 1))
+    return len(lines)
+
+
+def wait_for_rounds(scene: Stage, app: App, more: int = 5) -> None:
+    """Wait until a program has done some more rounds."""
+    before = rounds(app)
+
+    def done() -> bool:
+        assert scene.runtime.is_running(app), app.log.read_text()[-2000:]
+        return rounds(app) >= before + more
+
+    wait_until(done, "more rounds")

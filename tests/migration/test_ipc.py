@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moving import PYTHON, Stage, wait_until
+from moving import PYTHON, Stage, wait_for_rounds
 from transferring import managed
 
 from migration import tree
-from migration.model import App
 from migration.report import Outcome
 from migration.transfer.modes import Mode, Via, Wish
 
@@ -23,24 +22,6 @@ PROGRAM = str(Path(__file__).parent / "programs" / "sysv.py")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with managed(tmp_path_factory.mktemp("ipc")) as built:
         yield built
-
-
-def rounds(app: App) -> int:
-    """Return how many rounds a program has done; fail if it found something wrong."""
-    lines = app.log.read_text().splitlines()
-    assert not (bad := [line for line in lines if not line.startswith("ok ")]), bad
-    return len(lines)
-
-
-def wait_for_rounds(scene: Stage, app: App) -> None:
-    """Wait until a program has done some more rounds."""
-    before = rounds(app)
-
-    def done() -> bool:
-        assert scene.runtime.is_running(app), app.log.read_text()[-2000:]
-        return rounds(app) >= before + 5
-
-    wait_until(done, "more rounds")
 
 
 @pytest.mark.parametrize("mode", [Mode.STOP, Mode.LAZY])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moving import PYTHON, Stage, stage, wait_until
+from moving import PYTHON, Stage, stage, wait_for_rounds
 
 from migration.errors import MigrationError
 from migration.model import App
@@ -35,25 +35,6 @@ def start(scene: Stage, name: str, host: str = "B", *arguments: str) -> App:
     app = scene.runtime.launch(name, scene.hosts[host], command, scene.folder / f"{name}.log")
     wait_for_rounds(scene, app)
     return app
-
-
-def rounds(app: App) -> int:
-    """Return how many rounds a program has done; fail if it found something wrong."""
-    lines = app.log.read_text().splitlines()
-    assert not (bad := [line for line in lines if not line.startswith("ok ")]), bad
-    assert [int(line[3:]) for line in lines] == list(range(1, len(lines) + 1))
-    return len(lines)
-
-
-def wait_for_rounds(scene: Stage, app: App, more: int = 5) -> None:
-    """Wait until a program has done some more rounds."""
-    before = rounds(app)
-
-    def done() -> bool:
-        assert scene.runtime.is_running(app), app.log.read_text()[-2000:]
-        return rounds(app) >= before + more
-
-    wait_until(done, "more rounds")
 
 
 @pytest.mark.parametrize("name", ["tree", "threads", "files", "events", "pipes"])

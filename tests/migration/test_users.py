@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moving import PYTHON, Stage, stage, wait_until
+from moving import PYTHON, Stage, stage, wait_for_rounds
 
 from migration import preload, tree
 from migration.errors import MigrationError
@@ -42,31 +42,15 @@ def make_directory(folder: Path, kind: str, user: int) -> Path:
     return path
 
 
-def rounds(app: App) -> int:
-    """Return how many rounds a program has done; fail if it found something wrong."""
-    lines = app.log.read_text().splitlines()
-    assert not (bad := [line for line in lines if not line.startswith("ok ")]), bad
-    return len(lines)
-
-
-def wait_for_rounds(scene: Stage, app: App) -> None:
-    """Wait until a program has done some more rounds."""
-    before = rounds(app)
-
-    def done() -> bool:
-        assert scene.runtime.is_running(app), app.log.read_text()[-2000:]
-        return rounds(app) >= before + 5
-
-    wait_until(done, "more rounds")
-
-
 def start(scene: Stage, folder: Path, kind: str, who: str, user: int) -> App:
     """Start a program of a user."""
     folder.mkdir(exist_ok=True)
     name = f"{kind}-{who}-{user}"
     directory = make_directory(folder, kind, user)
     command = [PYTHON, str(PROGRAM), who, str(user), str(directory)]
-    app = scene.runtime.launch(name, scene.hosts["B"], command, scene.folder / f"{name}.log")
+    log = scene.folder / f"{name}.log"
+    log.unlink(missing_ok=True)  # of another test's program of the same kind: rounds are counted from 1
+    app = scene.runtime.launch(name, scene.hosts["B"], command, log)
     wait_for_rounds(scene, app)
     return app
 
