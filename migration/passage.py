@@ -27,7 +27,7 @@ from .namespaces import URGENT, in_netns, remove_segments
 from .proccover import ProcCover
 from .processors import Apart
 from .repair import unrepair
-from .restarting import Restarts, Sleepers, write_times
+from .restarting import Restarts
 from .revival import revive
 from .runtime import Releasing, nothing_to_release
 from .slowness import scaled
@@ -81,8 +81,6 @@ class ProcessPassage:
         self._original = os.pidfd_open(app.pid)
         self._apart = Apart(tree.processes(app.pid))
         self._proc: ProcCover | None = None
-        self._sleepers: Sleepers | None = None
-        self._restarts: Restarts | None = None
         self._guard: Guard | None = None
         self._baseline = Baseline({})
         self._state = State()
@@ -130,7 +128,7 @@ class ProcessPassage:
     def _get_ready(self, choice: Choice) -> None:
         """Let all workers do what needs no frozen program: mostly probing the kernel, some 30 ms."""
         source, destination = self._source, self._destination
-        self._messages = messages.load(messages.CORE), messages.load(messages.PSTREE)
+        self._restarts = Restarts(messages.load(messages.CORE), messages.load(messages.PSTREE))
         self._baseline = Baseline.look(self._pid, source, destination)
         self._baggage.first_pass()
         has_host_mounts = self._app.container is None
@@ -184,7 +182,7 @@ class ProcessPassage:
         """See runtime.Passage; from here on the workers go ahead of others."""
         for worker in (self._dumper, self._restorer):
             worker.set_priority(URGENT)
-        self._sleepers = Sleepers(tree.processes(self._pid))
+        self._restarts.look(tree.processes(self._pid))
         if not self._is_alone:
             return  # others are restored beside it, and none of them is to be behind
         workers = [self._dumper] if self._apart.is_tree else [self._dumper, self._restorer]
@@ -229,8 +227,7 @@ class ProcessPassage:
             self.start_freeze()
         with self._guarded():
             self._dumper.wait_for("query-ext-files")
-        if self._sleepers is not None:
-            self._sleepers.stopped()
+        self._restarts.stopped()
 
     def dump(self) -> None:
         """Let the dump worker write the image of the stopped processes."""
@@ -290,14 +287,8 @@ class ProcessPassage:
             marked = self._state.marked(changed[FILES_IMAGE], self.images, self._criu.fdinfo)
             changed = {**changed, FILES_IMAGE: marked}
         (self._folder / STATE_FILE).write_text(json.dumps(self._state.to_json()))
-        return self.carrier.carry({**changed, **self._restarted()}) + self._baggage.final_pass()
-
-    def _restarted(self) -> dict[str, bytes]:
-        """Return the images of the threads whose system calls are made again."""
-        if self._sleepers is None:
-            return {}
-        self._restarts = Restarts(self._sleepers, *self._messages)
-        return self._restarts.change(self.images, self._frozen)
+        restarted = self._restarts.change(self.images, self._frozen)
+        return self.carrier.carry({**changed, **restarted}) + self._baggage.final_pass()
 
     @property
     def has_locks(self) -> bool:
@@ -319,14 +310,10 @@ class ProcessPassage:
         self._custody.announced.add(self._copy)
         self._state.give(tree.processes(self._copy), self._baseline.places, self._folder)
         self.carrier.built()
-        self._write_timeouts()
+        self._restarts.write(self._app, self._copy, self._deadline)
         if self._proc is not None and self._proc.removed:
             remove_segments(self._copy, self._proc.removed)
         return self._copy
-
-    def _write_timeouts(self) -> None:
-        if self._restarts is not None:
-            write_times(self._restarts, self._app, self._copy, self._deadline)
 
     @property
     def warnings(self) -> Sequence[str]:

@@ -192,20 +192,36 @@ def restarted(image: bytes, core: Any) -> tuple[bytes, Any, Call] | None:
 
 
 class Restarts:
-    """The calls of an image's threads that are made again, and the time-outs that they still need."""
+    """The calls of a program's threads that are made again, and the time-outs that they still need.
 
-    def __init__(self, sleepers: Sleepers, core: Any, pstree: Any) -> None:
-        self._sleepers, self._core, self._pstree = sleepers, core, pstree
+    In this order: `look` before the program is stopped, `stopped` when it is, `change` its image, `write` to its copy.
+    `core` and `pstree` are pycriu's modules of those names.
+    """
+
+    def __init__(self, core: Any, pstree: Any) -> None:
+        self._core, self._pstree = core, pstree
+        self._sleepers: Sleepers | None = None
+        self._stopped_at = 0.0
         self._pending: list[Pending] = []
+
+    def look(self, pids: Iterable[int]) -> None:
+        """See which threads sleep in a call with a time-out."""
+        self._sleepers = Sleepers(pids)
+
+    def stopped(self) -> None:
+        """See which still did when they were stopped."""
+        if self._sleepers is not None:
+            self._sleepers.stopped()
 
     def change(self, images: Path, pids: Iterable[int]) -> dict[str, bytes]:
         """Return the core images that are to be changed; `pids` are the processes that stand still."""
         self._pending.clear()
         memory: dict[int, int] = {}
-        if platform.machine() != "x86_64":
+        if self._sleepers is None or platform.machine() != "x86_64":
             return {}
         changed: dict[str, bytes] = {}
         sleeps = self._sleepers.by_inner_tid()
+        self._stopped_at = self._sleepers.stopped_at
         for process, threads in self._threads(images):
             for tid in threads:
                 path = images / f"core-{tid}.img"
@@ -231,7 +247,7 @@ class Restarts:
     def _shorten(self, entry: Any, call: Call, sleep: Sleep | None, process: int, pid: int) -> None:
         """Give a call what is left of its time-out."""
         known = sleep is not None and sleep.call == call
-        since = sleep.since if sleep is not None and known else self._sleepers.stopped_at
+        since = sleep.since if sleep is not None and known else self._stopped_at
         registers = entry.thread_info.gpregs
         if call.milliseconds is not None:
             left = max(since + call.milliseconds / 1e3 - time.monotonic(), 0.0)
@@ -241,47 +257,41 @@ class Restarts:
             at = call.remainder_at
             seconds = _read_time(pid, at or call.timeout_at)
             # The kernel has written what was left when the thread was stopped.
-            ends = (self._sleepers.stopped_at if at else since) + seconds
+            ends = (self._stopped_at if at else since) + seconds
             place = _free_place(entry)
             setattr(registers, _ARGUMENTS[_IN_MEMORY[call.number]], place)
             self._pending.append(Pending(process, place, ends))
 
-    @property
-    def has_times(self) -> bool:
-        """Whether there is something to write."""
-        return bool(self._pending)
+    def write(self, app: App, copy: int, deadline: Deadline) -> None:
+        """Write what is left of time-outs into a copy that has not run; raises MigrationError.
 
-    def write(self, copies: Mapping[int, int]) -> None:
-        """Write the time-outs into a copy that has not run; `copies` are its processes by inner PIDs.
-
-        Raises OSError. In post-copy it waits for the page, if that has not come yet.
+        In post-copy it waits for the page, if that has not come yet.
         """
+        if not self._pending:
+            return
+        errors: list[Exception] = []
+
+        def work() -> None:
+            try:
+                self._write(by_inner_pid(tree.processes(copy)))
+            except (OSError, KeyError) as ex:
+                errors.append(ex)
+
+        # In a thread: a page whose daemon is gone may not come.
+        thread = threading.Thread(target=work, name="time-outs", daemon=True)
+        thread.start()
+        thread.join(deadline.left())
+        deadline.check()
+        if errors:
+            raise MigrationError(f"a time-out of {app.name} cannot be written into its copy: {errors[0]}")
+
+    def _write(self, copies: Mapping[int, int]) -> None:
+        """Write all; `copies` are the copy's processes by inner PIDs."""
         for pending in self._pending:
             left = max(pending.ends - time.monotonic(), 0.0)
             whole = math.floor(left)
             content = _TIMESPEC.pack(whole, int((left - whole) * 1e9))
             ns.write_memory(copies[pending.process], pending.address, content)
-
-
-def write_times(restarts: Restarts, app: App, copy: int, deadline: Deadline) -> None:
-    """Write what is left of time-outs into a copy that has not run; raises MigrationError."""
-    if not restarts.has_times:
-        return
-    errors: list[Exception] = []
-
-    def work() -> None:
-        try:
-            restarts.write(by_inner_pid(tree.processes(copy)))
-        except (OSError, KeyError) as ex:
-            errors.append(ex)
-
-    # In a thread: a page whose daemon is gone may not come.
-    thread = threading.Thread(target=work, name="time-outs", daemon=True)
-    thread.start()
-    thread.join(deadline.left())
-    deadline.check()
-    if errors:
-        raise MigrationError(f"a time-out of {app.name} cannot be written into its copy: {errors[0]}")
 
 
 def by_inner_pid(pids: Iterable[int]) -> dict[int, int]:

@@ -29,7 +29,7 @@ from ..images import INVENTORY_IMAGE, has_locks
 from ..journal import Note
 from ..model import App, Host
 from ..repair import silence, unrepair
-from ..restarting import Restarts, Sleepers, write_times
+from ..restarting import Restarts
 from ..runtime import Releasing, nothing_to_release
 from ..uncarried import Baseline, State
 from . import criuconf
@@ -67,8 +67,7 @@ class EnginePassage:
         self._gate: Gate | None = None
         self._call: Call | None = None
         self._dumping: Call | None = None
-        self._sleepers: Sleepers | None = None
-        self._restarts: Restarts | None = None
+        self._restarts = Restarts(messages.core, messages.pstree)
         self._inventory = b""
         self._baseline = Baseline({})
         self._state = State()
@@ -123,7 +122,7 @@ class EnginePassage:
 
     def take_turn(self) -> None:
         """See who sleeps; an engine's commands have the priority that they have."""
-        self._sleepers = Sleepers(tree.processes(self._pid))
+        self._restarts.look(tree.processes(self._pid))
 
     def start_freeze(self) -> bool:
         """Stop nothing yet: a container is frozen in no time, and the rest of its checkpoint looks at its sockets."""
@@ -139,8 +138,7 @@ class EnginePassage:
         """Freeze the container."""
         self._is_frozen = True  # also if only half of it was done
         self._driver.freeze(self._found)
-        if self._sleepers is not None:
-            self._sleepers.stopped()
+        self._restarts.stopped()
 
     def dump(self) -> None:
         """Let the engine write the image."""
@@ -168,9 +166,8 @@ class EnginePassage:
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Put the image behind the gate, and copy what has changed of the files."""
-        size = stop_all(
-            self.images, {**changed, **self._regrouped(), **self._restarted()}, self._messages.core
-        )
+        restarted = self._restarts.change(self.images, tree.processes(self._pid))
+        size = stop_all(self.images, {**changed, **self._regrouped(), **restarted}, self._messages.core)
         mapped = frozenset(tree.shared_maps(tree.processes(self._pid)))
         files = self._layer.sync(mapped)
         assert self._twin is not None
@@ -196,8 +193,7 @@ class EnginePassage:
         silence(copies)
         self._state.give(copies, self._baseline.places, self._folder)
         call.wait(self._deadline.left())
-        if self._restarts is not None:
-            write_times(self._restarts, self._app, self._copy, self._deadline)
+        self._restarts.write(self._app, self._copy, self._deadline)
         return self._copy
 
     def end_source(self) -> None:
@@ -291,13 +287,6 @@ class EnginePassage:
             self._stack.close()
 
     # ---- inside
-
-    def _restarted(self) -> dict[str, bytes]:
-        """Return the images of the threads whose system calls are made again."""
-        if self._sleepers is None:
-            return {}
-        self._restarts = Restarts(self._sleepers, self._messages.core, self._messages.pstree)
-        return self._restarts.change(self.images, tree.processes(self._pid))
 
     def _regrouped(self) -> dict[str, bytes]:
         """Return the image of the control groups with the twin's, in which CRIU waits at the gate, if there is one."""
