@@ -180,6 +180,7 @@ class Controller:
         work += [
             closing.watch_forever(),
             self.steering.left_ports.follow_forever(),
+            self.steering.hairpins.follow_forever(),
             self.balancer.age_forever(),
             self._begin(),
         ]

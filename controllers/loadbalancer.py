@@ -310,8 +310,13 @@ class LoadBalancer:
             for identity in identities
             if (there := relocation.moved_to(self.table, identity)) is not None
         }
-        moved = [b for b in self.model.backends.values() if b.home.address == address != b.location.address]
-        return {b.home: b.location for b in moved} | found
+        moved = self.moved_backends()
+        return {home: there for home, there in moved.items() if home.address == address} | found
+
+    def moved_backends(self) -> dict[Endpoint, Endpoint]:
+        """Return where backends are that a migration has brought to another host, by their homes."""
+        every = self.model.backends.values()
+        return {b.home: b.location for b in every if b.home.address != b.location.address}
 
     async def retire(
         self, locations: Collection[Endpoint], closing: Iterable[ClosingConnection] = ()

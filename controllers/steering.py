@@ -22,12 +22,13 @@ from controllers import recovery, relocation, rows
 from controllers.drain import Begin
 from controllers.errors import Conflict, ControllerError, SwitchNotReady
 from controllers.frames import flow_of, is_known
+from controllers.hairpins import Hairpins
 from controllers.holdqueue import HoldQueue, KeptPacket
 from controllers.hosts import Host, Hosts
 from controllers.leftports import LeftPorts
 from controllers.loadbalancer import LoadBalancer
 from controllers.relocation import Plan
-from controllers.rows import Key, Row
+from controllers.rows import Change, Key, Row
 from controllers.switchlink import OP_RESUME, Packets, SwitchLink
 from migration import trace
 from migration.slowness import scaled
@@ -128,13 +129,20 @@ class SwitchSteering:
         """Rows of locations that were left, kept for packets from there which another move's hold still has."""
         self._drainer = drainer
         self.left_ports = LeftPorts(hosts, self._arriving)
-        balancer.tables.on_change = self.left_ports.note
+        self.hairpins = Hairpins(hosts, balancer.moved_backends)
+        balancer.tables.on_change = self._note
         self._queues = balancer.queues
 
     def close(self) -> None:
         """Let go of sockets and threads."""
         self._drainer.close()
         self.left_ports.close()
+
+    def _note(self, changes: Iterable[Change]) -> None:
+        """Hear what has become of rows."""
+        changes = list(changes)
+        self.left_ports.note(changes)
+        self.hairpins.note(changes)
 
     # ---- the seam
 
@@ -252,6 +260,7 @@ class SwitchSteering:
         source = self._host(move.source)
         self._plan(active, move)
         await self.left_ports.make_way({listener.new for listener in move.listeners})
+        await self.hairpins.prepare(move)
         await self._balancer.write(active.plan.prepare.values())
         urgent = [rows.holding(active.hold), rows.holding_source(active.hold)] if self.holding else []
         self._balancer.link.codec.encode_ahead([*urgent, *active.plan.switch.values()])
@@ -387,6 +396,7 @@ class SwitchSteering:
         earlier = set(active.plan.prepare)
         self._plan(active, move)
         await self.left_ports.make_way({listener.new for listener in move.listeners})
+        await self.hairpins.prepare(move)
         superfluous = earlier - active.plan.touched()
         await self._restore(active, superfluous)
         await self._write(active, [*active.plan.prepare.values(), *self._mark(active)])
@@ -660,6 +670,7 @@ class SwitchSteering:
         if not active.held and not active.before and not active.marked:
             self._moves.pop(active.move.id, None)
             self.left_ports.look()
+            self.hairpins.over(active.move)
 
     def _arriving(self) -> set[Endpoint]:
         """Return to where programs are on their way."""

@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from .inet import Address, InetSocket, Relocation, local_ends, plain
+from .inet import Address, Ends, InetSocket, Relocation, local_ends, plain
 from .steering import Spoken
 
 AF_INET = 2
@@ -211,9 +211,7 @@ class OpenFiles:
                 self._messages[number] = entry.SerializeToString()
         self.sockets = tuple(to_socket(entry.isk) for _, entry in self._sockets)
 
-    def move(
-        self, relocation: Relocation, companions: frozenset[tuple[Address, int]] = frozenset()
-    ) -> Rewritten:
+    def move(self, relocation: Relocation, companions: Ends = frozenset()) -> Rewritten:
         """Move the sockets to their new addresses.
 
         `companions` are the local ends of other programs that move along, in this host's addresses. Raises BadImage

@@ -78,6 +78,9 @@ _PROTOCOLS = {int(protocol): protocol for protocol in IpProtocol}
 # Local port and peer of a connection, as the program sees them.
 Flow = tuple[int, int, Address, int]
 
+# Protocol and address of the near ends of sockets, and of the far end if they are connected.
+Ends = frozenset[tuple[int, Address, int, Address | None, int]]
+
 
 def flow(socket: InetSocket) -> Flow:
     """Name a connection apart from its local address."""
@@ -98,13 +101,13 @@ class Relocation:
         """Return a socket's local port after the move."""
         return self.ports.get(flow(socket), socket.local_port) if self.ports else socket.local_port
 
-    def apply(self, socket: InetSocket, internal: frozenset[tuple[Address, int]]) -> InetSocket:
+    def apply(self, socket: InetSocket, internal: Ends) -> InetSocket:
         """Return the socket as it is after the move: itself, if nothing changes.
 
         `internal` holds the local ends of all moved sockets: a peer among them moves, too.
         """
         moves = socket.local == self.old
-        peer_moves = socket.remote == self.old and (socket.remote, socket.remote_port) in internal
+        peer_moves = socket.remote == self.old and is_internal(socket, internal)
         port = self.port(socket)
         if not moves and not peer_moves and port == socket.local_port:
             return socket
@@ -126,14 +129,24 @@ class Relocation:
         )
 
 
-def local_ends(sockets: Iterable[InetSocket], own: IPv4Address) -> frozenset[tuple[Address, int]]:
-    """Return where the sockets can be reached on their own host; those bound to any address count as `own`."""
-    return frozenset((own if s.is_bound_to_any else s.local, s.local_port) for s in sockets)
+def local_ends(sockets: Iterable[InetSocket], own: IPv4Address) -> Ends:
+    """Return where the sockets can be reached on their own host; those bound to any address count as `own`.
+
+    One that is connected can be reached by its peer only: another connection may lead to the same end by way of the
+    switch, from a peer that has the host's own address as its identity (see ownroutes).
+    """
+    return frozenset(
+        (s.protocol, s.local, s.local_port, s.remote, s.remote_port)
+        if s.is_connection
+        else (s.protocol, own if s.is_bound_to_any else s.local, s.local_port, None, 0)
+        for s in sockets
+    )
 
 
-def is_internal(socket: InetSocket, ends: frozenset[tuple[Address, int]]) -> bool:
+def is_internal(socket: InetSocket, ends: Ends) -> bool:
     """Say whether a connection's peer is among the moved sockets themselves."""
-    return (socket.remote, socket.remote_port) in ends
+    peer = (socket.protocol, socket.remote, socket.remote_port)
+    return (*peer, socket.local, socket.local_port) in ends or (*peer, None, 0) in ends
 
 
 def has_inner_connections(sockets: Sequence[InetSocket], own: IPv4Address) -> bool:
@@ -161,6 +174,7 @@ def build_move(
     ends = local_ends(sockets, relocation.old)
     listeners: dict[MovedListener, None] = {}
     connections: list[MovedConnection] = []
+    inner: dict[tuple[Endpoint, Endpoint], None] = {}
     for socket in sockets:
         if socket.protocol not in _PROTOCOLS or not is_outward(socket, relocation.old):
             continue
@@ -168,9 +182,14 @@ def build_move(
         old = Endpoint(protocol, relocation.old, socket.local_port)
         if socket.is_receiver:
             listeners[MovedListener(old, Endpoint(protocol, relocation.new, socket.local_port))] = None
-        elif (
-            socket.is_connection and isinstance(socket.remote, IPv4Address) and not is_internal(socket, ends)
-        ):
+        elif socket.is_connection and is_internal(socket, ends):
+            moved = relocation.apply(socket, ends)
+            if isinstance(moved.remote, IPv4Address) and moved.remote == moved.local:
+                near, far = (
+                    Endpoint(protocol, moved.remote, port) for port in (moved.local_port, moved.remote_port)
+                )
+                inner[near, far] = None
+        elif socket.is_connection and isinstance(socket.remote, IPv4Address):
             new = Endpoint(protocol, relocation.new, relocation.port(socket))
             peer = Endpoint(protocol, socket.remote, socket.remote_port)
             connections.append(MovedConnection(old, new, peer, until.get(socket.inode)))
@@ -182,6 +201,7 @@ def build_move(
         tuple(sorted(listeners, key=lambda m: (m.old.protocol, m.old.port))),
         tuple(connections),
         _staying(closing, sockets, relocation.old),
+        tuple(sorted(inner, key=lambda ends: (ends[0].port, ends[1].port))),
     )
 
 

@@ -122,6 +122,7 @@ def move_to_json(move: Move) -> dict[str, Any]:
             for m in move.connections
         ],
         "closing": [[_plain_endpoint(c.location), _plain_endpoint(c.peer)] for c in move.closing],
+        "inner": [[_plain_endpoint(near), _plain_endpoint(far)] for near, far in move.inner],
     }
 
 
@@ -137,6 +138,7 @@ def move_from_json(data: Mapping[str, Any]) -> Move:
             for old, new, peer in data["connections"]
         ),
         tuple(ClosingConnection(_endpoint(at), _endpoint(peer)) for at, peer in data.get("closing", ())),
+        tuple((_endpoint(near), _endpoint(far)) for near, far in data.get("inner", ())),
     )
 
 

@@ -23,6 +23,8 @@ class Surroundings:
 
     apps: Callable[[], Sequence[App]] = list
     addresses: Callable[[], Collection[Address]] | None = None
+    has_hairpins: bool = False
+    """What a host sends to its own address reaches whoever has that as an identity, wherever it is: see ownroutes."""
 
     def leads_to(self, address: Address) -> bool:
         """Say whether the network leads to an address."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from pathlib import Path
 
+from . import ownroutes
 from .diag import Diag
 from .errors import Refused
 from .groups import Member, members
@@ -146,11 +147,13 @@ def check_sockets(
 
 def check_peer(app: App, destination: Host, socket: InetSocket, surroundings: Surroundings) -> None:
     """Refuse a connection whose peer cannot be reached, or not as it was, from the destination."""
-    if socket.remote == destination.address:
+    if socket.remote == destination.address and not surroundings.has_hairpins:
         # The kernel there would look for the peer on its own host.
         raise Refused(
             f"{app.name} cannot be moved: {socket} has {destination.name}'s own address as its peer"
         )
+    if socket.remote == app.host.address and _is_steered(app.host, socket):
+        return  # its peer only has that address as its identity, and may be anywhere
     if socket.remote.is_loopback or socket.remote == app.host.address:
         if (end := peer_on(app.host, socket)) is None:
             return  # closed by its peer: there is nobody to be left behind
@@ -164,6 +167,11 @@ def check_peer(app: App, destination: Host, socket: InetSocket, surroundings: Su
             f"{app.name} cannot be moved: {socket} has a peer outside of the testbed "
             f"({socket.remote} is no host's and no service's address)"
         )
+
+
+def _is_steered(host: Host, socket: InetSocket) -> bool:
+    """Say whether what a host sends to its own address on a connection goes over the switch."""
+    return ownroutes.leads(ownroutes.read(host.pid), socket.protocol, socket.local_port, socket.remote_port)
 
 
 def peer_on(host: Host, socket: InetSocket) -> InetSocket | None:

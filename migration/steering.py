@@ -80,7 +80,8 @@ class Move:
     """Everything whose location changes in one migration.
 
     `id` is the migration's. `source` and `destination` are host names. `closing` stays at the source: it has been
-    accepted on a port that moves, and lives by its own rows from `extend` on, held by nobody.
+    accepted on a port that moves, and lives by its own rows from `extend` on, held by nobody. `inner` are the new ends
+    of connections by the host's own address whose other end moves, too: each twice, once from either end.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Move:
     listeners: Sequence[MovedListener] = ()
     connections: Sequence[MovedConnection] = ()
     closing: Sequence[ClosingConnection] = ()
+    inner: Sequence[tuple[Endpoint, Endpoint]] = ()
 
 
 @dataclass(frozen=True, slots=True)

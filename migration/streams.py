@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .images import as_sent, spoken, tcp_stream_image, without_queue
-from .inet import Address, InetSocket, State
+from .inet import Address, InetSocket, State, is_internal, local_ends
+from .inet import Ends as LocalEnds
 from .steering import IpProtocol, Spoken
 
 # Local address and port of a connection, and its peer's.
@@ -50,7 +51,11 @@ def without_queues(
     And, by inode, what each connection has still to say: it can be sent as soon as every socket is there again. The
     ends that have closed their direction keep their queues; see `inner_streams`. Raises BadImage.
     """
-    inner = [(images, [one for one in sockets if is_inner(one, own)]) for images, sockets in parts]
+    reached = local_ends([one for _, sockets in parts for one in sockets], own)
+    inner = [
+        (images, [one for one in sockets if is_inner(one, own) and not _is_steered(one, reached)])
+        for images, sockets in parts
+    ]
     paths = {
         ends_of(one): images / tcp_stream_image(one.inode) for images, sockets in inner for one in sockets
     }
@@ -76,6 +81,11 @@ def is_inner(socket: InetSocket, own: IPv4Address) -> bool:
     """Say whether a socket is a TCP connection whose peer is on the same host."""
     is_here = socket.remote.is_loopback or socket.remote == own
     return is_here and socket.protocol == IpProtocol.TCP and socket.is_connection
+
+
+def _is_steered(socket: InetSocket, reached: LocalEnds) -> bool:
+    """Say whether the peer only has the host's address as its identity: see ownroutes."""
+    return not (socket.remote.is_loopback or is_internal(socket, reached))
 
 
 def speaks(socket: InetSocket) -> bool:

@@ -224,7 +224,7 @@ class Testbed:
             journals=run.folder / JOURNALS,
             traces=TraceFolder(self.traces) if self.traces else TraceFolder(run.folder / TRACES, KEPT_TRACES),
             no_hold=not self.hold,
-            surroundings=Surroundings(self._programs, self._addresses),
+            surroundings=Surroundings(self._programs, self._addresses, has_hairpins=True),
             fault=self._fault or no_fault,
             timeouts=self.timeouts,
             settled=self._settled,

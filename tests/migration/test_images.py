@@ -239,7 +239,7 @@ def test_group_moves_both_ends_of_what_connects_it(
     taken = {(6, pairs[0][0], OLD, pairs[0][1]): port}
     moved = []
     for own, other in ((clients, servers), (servers, clients)):
-        companions = frozenset((OLD, int(s["src_port"])) for s in other)
+        companions = frozenset((6, OLD, int(s["src_port"]), OLD, int(s["dst_port"])) for s in other)
         image = image_of([socket_entry(fdinfo, n, one) for n, one in enumerate(own)])
         moved.append(OpenFiles(image, fdinfo).move(move(taken), companions).after)
     assert [(s.local, s.local_port, s.remote, s.remote_port) for s in moved[0]] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from controllers.leftports import RESERVED
+from migration import ownroutes
 from migration.namespaces import in_netns
+from migration.ownroutes import OwnRoute
 from topo.errors import BadApp
 from topo.testbed import LoadBalancerNetwork, Testbed
 from topo.waiting import wait_until
@@ -112,6 +115,50 @@ def test_clients_with_one_port_reach_another_backend_when_theirs_is_stopped(net:
     assert {tcp, ask(net, VIP, 7000, own=40000)} == {"th2", "th3"}
 
 
+def test_a_moved_program_answers_on_every_host(net: Testbed) -> None:
+    """Under its first address and where it is now, also to clients beside it and on its first host."""
+    run(net, "first", "h2", "7300", "5300/udp")
+    run(net, "other", "h2", "7301")
+    here = {"h2": "10.0.2.2", "h3": "10.0.3.3", "h4": "10.0.4.4"}
+    for host in ("h3", "h4", "h3", "h2"):
+        assert net.migrate("first", host).outcome == "completed"
+        for client in net.hosts:
+            answers = [ask(net, address, 7300, host=client) for address in ("10.0.2.2", here[host])]
+            answers += [ask_udp(net, "10.0.2.2", 5300, client), ask(net, "10.0.2.2", 7301, host=client)]
+            assert answers == ["first", "first", "first", "other"], (host, client)
+    net.stop("first")
+    assert wait_until(lambda: not any(own_routes(net)), 5.0)
+    assert ask(net, "10.0.2.2", 7300, host="h2") == "ConnectionRefusedError"
+    assert ask(net, "10.0.2.2", 7301, host="h2") == "other"
+
+
+def test_programs_move_to_where_their_peers_are_or_were(net: Testbed) -> None:
+    """Client and server meet on one host, part, and go to where the other one was first; every byte arrives."""
+    net.run("server", "h2", talker("serve", "7300"))
+    net.run("client", "h3", talker("ask", "10.0.2.2", "7300"))
+    places = {"server": "h2", "client": "h3"}
+    chosen = random.Random(13)
+    met = 0
+    for _ in range(24):
+        name = chosen.choice(["server", "client"])
+        places[name] = chosen.choice([host for host in net.hosts if host != places[name]])
+        report = net.migrate(name, places[name])
+        assert (report.outcome, report.connections.kept) == ("completed", 1), (name, places, report.reason)
+        met += places["server"] == places["client"]
+        assert goes_on(net, "client"), places
+    assert met > 4
+    assert "wrong" not in net.output("client")
+
+
+def test_a_program_goes_on_talking_to_itself(net: Testbed) -> None:
+    """By its host's address before it moves, by its first address afterwards: each connection goes on and moves on."""
+    net.run("self", "h2", talker("self", "10.0.2.2", "7300"))
+    for number, host in enumerate(("h3", "h4", "h3", "h2", "h3")):
+        assert net.migrate("self", host).outcome == "completed"
+        assert goes_on(net, "self"), (number, host)
+    assert "wrong" not in net.output("self")
+
+
 def test_an_address_that_a_moved_program_has_is_not_anothers(net: Testbed) -> None:
     """A second server there is refused by name, however it asks; the kernel refuses it as well, until it is free."""
     run(net, "first", "h2", "7300", "5300/udp")
@@ -174,6 +221,38 @@ def test_a_port_that_a_moved_client_has_is_not_chosen_again(net: Testbed) -> Non
             assert wait_until(lambda: not in_netns(net.hosts["h2"].pid, RESERVED.read_text).strip(), 5.0)
             assert peer.recv(1 << 16)
             net.stop("client")
+
+
+def ask_udp(bed: Testbed, address: str, port: int, host: str) -> str:
+    """Send a datagram from a host and return who answers, or what goes wrong."""
+
+    def talk() -> str:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+            made.settimeout(3)
+            made.connect((address, port))
+            made.send(b"x")
+            return made.recv(100).decode()
+
+    try:
+        return in_netns(bed.hosts[host].pid, talk)
+    except OSError as ex:
+        return type(ex).__name__
+
+
+def own_routes(bed: Testbed) -> list[set[OwnRoute]]:
+    """Return what each host sends to its switch although it is for itself."""
+    return [ownroutes.read(host.pid) for host in bed.hosts.values()]
+
+
+def talker(*words: str) -> list[str]:
+    """Return the command of a program that talks for ever."""
+    return ["/usr/bin/python3", str(Path(__file__).parent / "programs" / "talker.py"), *words]
+
+
+def goes_on(bed: Testbed, name: str) -> bool:
+    """Return True as soon as a talker has printed three more lines: two tell of what began after this call."""
+    before = bed.output(name).count("\n")
+    return wait_until(lambda: bed.output(name).count("\n") >= before + 3, 5.0)
 
 
 def can_listen(bed: Testbed, host: str, port: int) -> bool:
