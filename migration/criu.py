@@ -33,7 +33,7 @@ from typing import Any, Protocol
 
 from . import criu_log, messages, preload, tree
 from .attributes import Inherited
-from .criu_version import OLDEST, parse_version
+from .criu_version import OLDEST, SINCE_PLAIN_FOLDERS, parse_version
 from .custody import PROJECT, Custody, HasDescriptor
 from .deadline import Deadline, Timeouts
 from .errors import CriuFailed, CriuMissing, StepTimeout
@@ -113,6 +113,14 @@ def _on_path() -> Path | None:
     return Path(found) if found else None
 
 
+def linked(folder: Path) -> Path:
+    """Return a symbolic link to a folder, made beside it."""
+    link = folder.with_name(f"{folder.name}.link")
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(folder)
+    return link
+
+
 class Aside(Protocol):
     """Something to do while a worker works."""
 
@@ -145,7 +153,7 @@ class Worker:
 
         With `copy_mounts` it has a copy of the mounts of its own, which is what it restores gets. So is `inherited`.
         """
-        self._rpc = criu.rpc
+        self._rpc, self._version = criu.rpc, criu.version
         self._custody = custody
         self._action = action
         self._log = log
@@ -178,7 +186,7 @@ class Worker:
         request = self._rpc.criu_req(type=getattr(self._rpc, kind))
         options = request.opts
         options.images_dir_fd = -1
-        options.images_dir = str(images)
+        options.images_dir = str(images if self._version >= SINCE_PLAIN_FOLDERS else linked(images))
         options.log_file = self._log.name
         options.log_level = LOG_LEVEL
         options.tcp_established = True

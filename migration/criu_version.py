@@ -7,6 +7,8 @@ import re
 OLDEST = (3, 18)
 """3.17 takes neither a path to images nor the wish to leave the network unlocked. Asked in its own way, 3.17.1 on Linux
 6.1 could not checkpoint a program for migrations, which was lost, though a plain dump and restore works."""
+SINCE_PLAIN_FOLDERS = (4, 2)
+"""An older one asked by RPC for images in a folder takes its path for that of a link, and ends if it is none."""
 SINCE_PASSCRED = (4, 2)
 """From Linux 6.16 on, no older one can dump a TCP connection (SO_PASSCRED)."""
 KERNEL_WITHOUT_PASSCRED = (6, 16)
