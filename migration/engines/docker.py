@@ -37,6 +37,7 @@ class DockerDriver:
     """A Docker daemon."""
 
     name = "docker"
+    appends_to_logs = False
 
     def __init__(self, address: str = "") -> None:
         self.address = address or os.environ.get("DOCKER_HOST", ADDRESS)

@@ -77,6 +77,8 @@ class Driver(Protocol):
     name: str
     debts: Debts
     """What `settle` makes up for."""
+    appends_to_logs: bool
+    """Whatever stands in a container's log, it adds to it; else it goes by what it has written itself."""
 
     def check(self) -> str | None:
         """Say why it cannot checkpoint anything, or None; raises EngineSilent."""

@@ -1,4 +1,4 @@
-"""A container's writable layer and log on their way to its twin.
+"""A container's writable layer on its way to its twin.
 
 The first copy goes below the twin's overlay, which is not mounted yet. The restore that waits at the gate has mounted
 it, and the kernel forbids changes below a mounted overlay; so what changes until the freeze goes through it, where a
@@ -48,16 +48,6 @@ class Layer(Mirror):
         if self._is_mounted and is_new_folder and _is_opaque(self._source / name):
             remove(there)
         return super()._bring(name, status, links)
-
-
-def append_log(original: Contained, twin: Contained) -> int:
-    """Let the twin's log begin with what the original has printed; the engine appends what comes. Return its bytes."""
-    if original.log is None or twin.log is None or not original.log.exists():
-        return 0
-    content = original.log.read_bytes()
-    with twin.log.open("ab") as log:
-        log.write(content)
-    return len(content)
 
 
 def unmount_left(twin: Contained) -> None:

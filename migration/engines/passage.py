@@ -38,7 +38,8 @@ from .cgroup import freezer_of, moved_paths
 from .driver import TWIN, Contained, Driver, EngineSilent
 from .gate import Gate, is_stopped, streams_of
 from .image import CGROUP_IMAGE, KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, regrouped, stop_all
-from .layer import Layer, append_log, unmount_left
+from .layer import Layer, unmount_left
+from .log import Log
 from .revival import Messages, let_go, revive
 
 WHY = "an engine's containers have no other mode"
@@ -101,6 +102,7 @@ class EnginePassage:
         self._twin = twin = driver.make_twin(found, self._source, self._destination, found.name + TWIN)
         self._layer = Layer(found, twin)
         self._layer.sync(fleeting=True)
+        self._printed = Log(found, twin)
         self._gate = gate = Gate(driver.images_of(twin), identity, self._streams)
         self._call = call = Call(lambda: driver.restore(twin.id))
         if not gate.wait(call.is_over):
@@ -170,8 +172,7 @@ class EnginePassage:
         size = stop_all(self.images, {**changed, **self._regrouped(), **restarted}, self._messages.core)
         mapped = frozenset(tree.shared_maps(tree.processes(self._pid)))
         files = self._layer.sync(mapped)
-        assert self._twin is not None
-        self._bytes = size + files + append_log(self._found, self._twin)
+        self._bytes = size + files + self._printed.size
         return self._bytes
 
     def restore(self, begun: Callable[[], None] = lambda: None) -> int:
@@ -194,6 +195,11 @@ class EnginePassage:
         self._state.give(copies, self._baseline.places, self._folder)
         call.wait(self._deadline.left())
         self._restarts.write(self._app, self._copy, self._deadline)
+        # By now the engine has written down all that the original has printed.
+        if self._driver.appends_to_logs:
+            self._printed.append()
+        elif (lost := self._printed.say(self._copy, self._streams)) is not None:
+            self._state.warnings.append(lost)
         return self._copy
 
     def end_source(self) -> None:

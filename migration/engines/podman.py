@@ -31,6 +31,7 @@ class PodmanDriver:
     """Podman, as root; `tools` is where the CRIU is that it is to use."""
 
     name = "podman"
+    appends_to_logs = True
 
     def __init__(self, tools: Path | None = None) -> None:
         self._command = base_command(shutil.which("podman") or "podman")

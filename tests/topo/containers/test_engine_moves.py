@@ -123,6 +123,22 @@ def serving(engine: Engine, faults: Faults) -> Iterator[tuple[Testbed, App, Conn
     assert temporary() == before
 
 
+def test_what_a_container_prints_is_in_its_log(engine: Engine) -> None:
+    """Every line once and in order, also those of the time in which its copy is made."""
+    count = "i=0; while :; do echo $i; i=$((i+1)); usleep 5000; done"
+    with Testbed(LoadBalancerNetwork(hosts=3), hosts=engine.name) as net:
+        net.run("count", "h2", ["sh", "-c", count], image=TOOLS)
+        for destination in ("h3", "h2", "h3"):
+            report = net.migrate("count", destination)
+            assert report.outcome == "completed", report.reason
+            assert not any("log" in warning for warning in report.warnings)
+        before = len(net.output("count"))
+        assert wait_until(lambda: len(net.output("count")) > before, 10.0)
+        printed = net.output("count").split()
+        assert printed == [str(number) for number in range(len(printed))]
+        assert len(printed) > 20
+
+
 def test_moves_and_ways_back(engine: Engine) -> None:
     """To and fro, then a failure behind every step: the connection, the file and the name stay what they are."""
     faults = Faults()
