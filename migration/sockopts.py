@@ -440,7 +440,10 @@ class Reading:
         for option in options_of(kind):
             key = option.level, option.number
             if not plain or key in plain:
-                usual = plain[key] if plain and option.rule is not Rule.ALWAYS else None
+                # A listener's MSS is 536 until somebody sets its IP options, even to none: then it is 68.
+                is_harmful = option.name == "IP_OPTIONS" and kind.is_listening
+                is_always = option.rule is Rule.ALWAYS and not is_harmful
+                usual = plain[key] if plain and not is_always else None
             elif applies(option, kind.fresh):
                 continue
             else:
