@@ -203,6 +203,6 @@ def _of_move(move: Move) -> Routes:
     for connection in move.connections:
         if connection.new not in served and connection.peer.address == connection.new.address:
             add(connection.new, connection.new.port, connection.peer.port)
-    for near, far in move.inner:
-        add(near, near.port, far.port, is_inner=True)
+    for inner in move.inner:
+        add(inner.new, inner.new.port, inner.peer.port, is_inner=True)
     return found

@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import containers, runc, tree
+from . import containers, ownaddress, runc, tree
+from .cgroups import PROCESSES
 from .containers import place_of
 from .criu import Worker, remove_mount_roots
 from .custody import Custody
@@ -36,6 +37,7 @@ class Baggage:
     """A plain process's volumes on their way."""
 
     def __init__(self, app: App, destination: Host) -> None:
+        self._app = app
         self._volumes = VolumeCopy(app, destination)
         self.restorer_files: list[Any] = []
         """The restore worker's descriptors from 4 on."""
@@ -51,7 +53,9 @@ class Baggage:
         """Tell a restore where that is now."""
 
     def receive(self, restorer: Worker) -> None:
-        """Make the restore worker what its children are to be."""
+        """Put the restore worker into the program's control group (v2), where its children are born."""
+        if (group := ownaddress.group_of(self._app.pid)) is not None:
+            (group / PROCESSES).write_text(str(restorer.pid))
 
     def final_pass(self) -> int:
         """While the program is frozen: copy what has changed; return its bytes."""
@@ -67,7 +71,7 @@ class ContainerBaggage(Baggage):
 
     def __init__(self, app: App, destination: Host, custody: Custody) -> None:
         super().__init__(app, destination)
-        self._app, self._source, self._destination, self._pid = app, app.host, destination, app.pid
+        self._source, self._destination, self._pid = app.host, destination, app.pid
         self._custody = custody
         self._mirrors: list[Mirror] = []
         self._has_begun = False
@@ -103,7 +107,7 @@ class ContainerBaggage(Baggage):
         """Put the worker into the container's control group, where its children are born."""
         for folder in runc.cgroups(place_of(self._app, self._source)):
             with contextlib.suppress(FileNotFoundError):  # there is no such hierarchy any more
-                (folder / "cgroup.procs").write_text(str(restorer.pid))
+                (folder / PROCESSES).write_text(str(restorer.pid))
 
     def final_pass(self) -> int:
         """Copy what has changed, and mount the result."""

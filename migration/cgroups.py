@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+PROCESSES = "cgroup.procs"
 UNIFIED = ""  # the "controller" that v2's own hierarchy goes by here
 
 
@@ -41,13 +42,13 @@ def parse_mounts(mountinfo: str) -> list[Mount]:
     return found
 
 
-def find_groups(cgroup: str, mounts: list[Mount]) -> dict[str, Path]:
+def find_groups(cgroup: str, hierarchies: list[Mount]) -> dict[str, Path]:
     """Return the folder of each controller (v2's own as UNIFIED) for the lines of a /proc/PID/cgroup."""
     groups = {}
     for line in cgroup.splitlines():
         _, names, path = line.split(":", 2)
         for controller in names.split(","):
-            for mount in mounts:
+            for mount in hierarchies:
                 folder = mount.folder(path) if controller in mount.controllers else None
                 if folder is not None:
                     groups[controller] = folder
@@ -60,7 +61,11 @@ def paths_of(pid: int) -> dict[str, str]:
     return {names: path for _, names, path in (line.split(":", 2) for line in lines)}
 
 
+def mounts() -> list[Mount]:
+    """Return the hierarchies that are mounted."""
+    return parse_mounts(Path("/proc/self/mountinfo").read_text())
+
+
 def groups_of(pid: int) -> dict[str, Path]:
     """Return a process's groups."""
-    mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())
-    return find_groups(Path(f"/proc/{pid}/cgroup").read_text(), mounts)
+    return find_groups(Path(f"/proc/{pid}/cgroup").read_text(), mounts())

@@ -85,21 +85,37 @@ class Custody:
             raise KeeperLost(f"no keeper answers at {path}: {ex}") from ex
         return self
 
-    def spawn(self, host: int, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> int:
-        """Start a program in the namespaces of a host's process."""
-        request = {"op": "spawn", "host": host, "argv": list(argv), "env": dict(env)}
+    def spawn(
+        self,
+        host: int,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        cgroup: Path | None = None,
+    ) -> int:
+        """Start a program in the namespaces of a host's process, and in a control group."""
+        request = {"op": "spawn", "host": host, "argv": list(argv), "env": dict(env), **_cgroup(cgroup)}
         return int(self._ask({**request, "cwd": str(cwd), "log": str(log)})["pid"])
 
-    def spawn_group(self, host: int, name: str, cwd: Path) -> int:
-        """Start the init of a group of programs in the namespaces of a host's process."""
-        return int(self._ask({"op": "group", "host": host, "name": name, "cwd": str(cwd)})["pid"])
+    def spawn_group(self, host: int, name: str, cwd: Path, cgroup: Path | None = None) -> int:
+        """Start the init of a group of programs in the namespaces of a host's process, and in a control group."""
+        request = {"op": "group", "host": host, "name": name, "cwd": str(cwd), **_cgroup(cgroup)}
+        return int(self._ask(request)["pid"])
 
     def join(
-        self, host: int, group: int, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
+        self,
+        host: int,
+        group: int,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        cgroup: Path | None = None,
     ) -> int:
-        """Start a program as a child of a group's init; return its PID inside the group."""
+        """Start a program as a child of a group's init, and in a control group; return its PID inside the group."""
         request = {"op": "join", "host": host, "group": group, "argv": list(argv), "env": dict(env)}
-        return int(self._ask({**request, "cwd": str(cwd), "log": str(log)})["inner"])
+        return int(self._ask({**request, **_cgroup(cgroup), "cwd": str(cwd), "log": str(log)})["inner"])
 
     def run_tool(
         self, host: int, argv: Sequence[str], env: Mapping[str, str], log: Path, timeout: float
@@ -251,3 +267,7 @@ def _listening(path: Path) -> tuple[socket.socket, socket.socket]:
     own = _seqpacket()
     own.connect(str(path))
     return own, listener
+
+
+def _cgroup(folder: Path | None) -> dict[str, str]:
+    return {} if folder is None else {"cgroup": str(folder)}

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from .steering import ClosingConnection, Endpoint, IpProtocol, Move, MovedConnection, MovedListener, Spoken
+from .steering import (
+    ClosingConnection,
+    Endpoint,
+    InnerConnection,
+    IpProtocol,
+    Move,
+    MovedConnection,
+    MovedListener,
+    Spoken,
+)
 
 Address = IPv4Address | IPv6Address
 
@@ -174,7 +183,7 @@ def build_move(
     ends = local_ends(sockets, relocation.old)
     listeners: dict[MovedListener, None] = {}
     connections: list[MovedConnection] = []
-    inner: dict[tuple[Endpoint, Endpoint], None] = {}
+    inner: dict[InnerConnection, None] = {}
     for socket in sockets:
         if socket.protocol not in _PROTOCOLS or not is_outward(socket, relocation.old):
             continue
@@ -188,7 +197,7 @@ def build_move(
                 near, far = (
                     Endpoint(protocol, moved.remote, port) for port in (moved.local_port, moved.remote_port)
                 )
-                inner[near, far] = None
+                inner[InnerConnection(old, near, far)] = None
         elif socket.is_connection and isinstance(socket.remote, IPv4Address):
             new = Endpoint(protocol, relocation.new, relocation.port(socket))
             peer = Endpoint(protocol, socket.remote, socket.remote_port)
@@ -201,7 +210,7 @@ def build_move(
         tuple(sorted(listeners, key=lambda m: (m.old.protocol, m.old.port))),
         tuple(connections),
         _staying(closing, sockets, relocation.old),
-        tuple(sorted(inner, key=lambda ends: (ends[0].port, ends[1].port))),
+        tuple(sorted(inner, key=lambda m: (m.old.port, m.peer.port))),
     )
 
 

@@ -17,7 +17,15 @@ from typing import Any
 
 from .groups import Party
 from .model import App, Container, EngineContainer, Host, Volume
-from .steering import ClosingConnection, Endpoint, IpProtocol, Move, MovedConnection, MovedListener
+from .steering import (
+    ClosingConnection,
+    Endpoint,
+    InnerConnection,
+    IpProtocol,
+    Move,
+    MovedConnection,
+    MovedListener,
+)
 
 WAY_BACK = "-back"  # ends the name of a migration that takes a program home
 # Writes a PID down before its process runs.
@@ -122,7 +130,9 @@ def move_to_json(move: Move) -> dict[str, Any]:
             for m in move.connections
         ],
         "closing": [[_plain_endpoint(c.location), _plain_endpoint(c.peer)] for c in move.closing],
-        "inner": [[_plain_endpoint(near), _plain_endpoint(far)] for near, far in move.inner],
+        "inner": [
+            [_plain_endpoint(m.old), _plain_endpoint(m.new), _plain_endpoint(m.peer)] for m in move.inner
+        ],
     }
 
 
@@ -138,7 +148,10 @@ def move_from_json(data: Mapping[str, Any]) -> Move:
             for old, new, peer in data["connections"]
         ),
         tuple(ClosingConnection(_endpoint(at), _endpoint(peer)) for at, peer in data.get("closing", ())),
-        tuple((_endpoint(near), _endpoint(far)) for near, far in data.get("inner", ())),
+        tuple(
+            InnerConnection(_endpoint(old), _endpoint(new), _endpoint(peer))
+            for old, new, peer in data.get("inner", ())
+        ),
     )
 
 

@@ -47,6 +47,7 @@ from typing import Any
 from migration import guard, proccover, tree
 from migration import namespaces as ns
 from migration.attributes import Inherited
+from migration.cgroups import PROCESSES
 
 MAX_MESSAGE = 1 << 18
 MAX_REMEMBERED = 1024
@@ -293,6 +294,7 @@ def reset_signals() -> None:
 def become_app(request: dict[str, Any]) -> None:
     """Turn into the program, with nothing that CRIU could not dump."""
     ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
+    enter_cgroup(request)
     enter_with_mounts(int(request["host"]))
     ns.unshare(ns.CLONE_NEWIPC)
     run(request)
@@ -311,6 +313,7 @@ def become_member(request: dict[str, Any], report: int) -> None:
     if os.fork() != 0:
         os._exit(0)
     os.write(report, str(os.getpid()).encode())
+    enter_cgroup(request)
     ns.enter_host(int(request["group"]))  # its network, and the mounts of its own
     ns.enter(Path(f"/proc/{request['group']}/ns/ipc"), ns.CLONE_NEWIPC)
     run(request)
@@ -320,6 +323,7 @@ def become_init(request: dict[str, Any]) -> None:
     """Turn into a process that only inherits and reaps: the kernel reaps for whoever ignores SIGCHLD."""
     ns.prctl(ns.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    enter_cgroup(request)
     enter_with_mounts(int(request["host"]))
     ns.unshare(ns.CLONE_NEWIPC)
     os.setsid()
@@ -330,6 +334,12 @@ def become_init(request: dict[str, Any]) -> None:
     os.closerange(3, 900)
     os.closerange(901, os.sysconf("SC_OPEN_MAX"))
     os.execve("/bin/sleep", [f"p4ferry-group:{request['name']}", "infinity"], {"PATH": os.defpath})
+
+
+def enter_cgroup(request: dict[str, Any]) -> None:
+    """Join the program's own control group; its sockets belong to the one in which they are made."""
+    if "cgroup" in request:
+        (Path(request["cgroup"]) / PROCESSES).write_text("0")  # whoever writes: cgroups(7)
 
 
 def enter_with_mounts(host: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import baggage, preload, refusals, tree
+from . import baggage, ownaddress, preload, refusals, tree
 from .criu import Criu, waits_at_gate
 from .custody import Custody
 from .deadline import Deadline
@@ -42,8 +42,12 @@ class ProcessRuntime:
 
     name = "process"
 
-    def __init__(self, criu: Criu | None = None, custody: Custody | None = None) -> None:
+    def __init__(
+        self, criu: Criu | None = None, custody: Custody | None = None, run: str | None = None
+    ) -> None:
+        """Own what the keeper `custody` starts; the control groups of programs are called after `run`."""
         self._criu = criu
+        self._run = run or str(os.getpid())
         self.kernel: Kernel | None = None
         self.custody = custody or Custody()
 
@@ -88,18 +92,21 @@ class ProcessRuntime:
             for volume in volumes:
                 create(volume, host)
                 made.append(volume)
-            pid = self.custody.spawn(host.pid, argv, environment, cwd, log.absolute())
+            cgroup = self._cgroup(name)
+            pid = self.custody.spawn(host.pid, argv, environment, cwd, log.absolute(), cgroup)
         except MigrationError as ex:
             for volume in made:
                 detach(volume, host)
+            self._remove_cgroup(name)
             raise LaunchFailed(f"{name} could not be started on {host.name}: {ex}") from ex
         return App(name, host, pid, log.absolute(), volumes=made)
 
     def launch_group(self, name: str, host: Host, log: Path, *, cwd: Path = Path("/")) -> App:
         """Make an empty group in a host: an init of its own, which reaps; programs join it with `launch_in`."""
         try:
-            pid = self.custody.spawn_group(host.pid, name, cwd)
+            pid = self.custody.spawn_group(host.pid, name, cwd, self._cgroup(name))
         except LaunchFailed as ex:
+            self._remove_cgroup(name)
             raise LaunchFailed(f"the group {name} could not be made on {host.name}: {ex}") from ex
         return App(name, host, pid, log.absolute())
 
@@ -124,7 +131,9 @@ class ProcessRuntime:
                 if volume not in group.volumes:  # its programs share theirs, until the group ends
                     create(volume, group.host)
                     group.volumes.append(volume)
-            inner = self.custody.join(group.host.pid, group.pid, argv, environment, cwd, log)
+            inner = self.custody.join(
+                group.host.pid, group.pid, argv, environment, cwd, log, ownaddress.group_of(group.pid)
+            )
         except MigrationError as ex:
             raise LaunchFailed(
                 f"{name} could not be started in {group.name} on {group.host.name}: {ex}"
@@ -139,6 +148,14 @@ class ProcessRuntime:
             return self._terminate(app, timeout)
         finally:
             baggage.throw_away(app, self.custody)
+            if not isinstance(app, Member):
+                self._remove_cgroup(app.name)
+
+    def _cgroup(self, name: str) -> Path | None:
+        return ownaddress.make_group(f"{ownaddress.PREFIX}{self._run}-{name}")
+
+    def _remove_cgroup(self, name: str) -> None:
+        ownaddress.remove_group(f"{ownaddress.PREFIX}{self._run}-{name}")
 
     def _terminate(self, app: App, timeout: float) -> int | None:
         """Ask a program to end, make it end if it does not; return its exit status if known."""
@@ -268,6 +285,7 @@ class ProcessRuntime:
     def close(self) -> None:
         """End every program."""
         self.custody.close()
+        self._remove_cgroup("*")
 
     def __enter__(self) -> ProcessRuntime:
         return self

@@ -76,11 +76,20 @@ class ClosingConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class InnerConnection:
+    """One end of a connection whose two ends move together, by the host's address; the peer is where it will be."""
+
+    old: Endpoint
+    new: Endpoint
+    peer: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """Everything whose location changes in one migration.
 
     `id` is the migration's. `source` and `destination` are host names. `closing` stays at the source: it has been
-    accepted on a port that moves, and lives by its own rows from `extend` on, held by nobody. `inner` are the new ends
+    accepted on a port that moves, and lives by its own rows from `extend` on, held by nobody. `inner` are the ends
     of connections by the host's own address whose other end moves, too: each twice, once from either end.
     """
 
@@ -90,7 +99,7 @@ class Move:
     listeners: Sequence[MovedListener] = ()
     connections: Sequence[MovedConnection] = ()
     closing: Sequence[ClosingConnection] = ()
-    inner: Sequence[tuple[Endpoint, Endpoint]] = ()
+    inner: Sequence[InnerConnection] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from . import repair, rewriting, tree
+from . import ownaddress, repair, rewriting, tree
 from .arrival import make_room
 from .cancellation import Cancellation
 from .deadline import UNDO, Deadline, Timeouts
@@ -119,6 +119,7 @@ class Transaction:
         self.thread = threading.current_thread()  # the one whose waits the deadline bounds
         self.has_inner_connections = False
         self.closing: Sequence[InetSocket] = ()
+        self.lost: Sequence[str] = ()
         self.unsaid: Mapping[Ends, bytes] = {}
         self.is_calm = False
         """It does not send much on its own: what it says within a few milliseconds may as well be held."""
@@ -142,7 +143,7 @@ class Transaction:
         try:
             self.do_steps()
             self.report.outcome = Outcome.COMPLETED
-            self.report.warnings = list(self.way.warnings)
+            self.report.warnings = [*self.way.warnings, *self.lost]
         except Exception as ex:
             self.report.reason = reason(ex)
             if is_full(self.folder):  # CRIU, whose log is there as well, cannot say it
@@ -247,6 +248,9 @@ class Transaction:
         self.has_inner_connections = has_inner_connections(sockets, plan.source.address)
         self.is_calm = sum(socket.send_queue for socket in sockets) <= CALM
         self.note_move(self.plan.move(sockets))
+        self.lost = ownaddress.follow_all(
+            plan.app, self.runtime.sockets, self.move, plan.source, plan.destination
+        )
         self._network_touched = True
         self.steering.prepare(self.move)
         self.aborts_before = aborted_connections(plan.destination.pid)

@@ -191,7 +191,7 @@ class Testbed:
         self._network_api = stack.enter_context(NetworkAPI(self.network.target, log_dir=run.folder))
         self._network_api.switch_container = self.switch_container
         describe(self._network_api, self.plan, self.kind)
-        self._runtime = stack.enter_context(ProcessRuntime(custody=self._keep(run)))
+        self._runtime = stack.enter_context(ProcessRuntime(custody=self._keep(run), run=run.name))
         self._network_api.startNetwork()
         self._places = self._find_places()
         self._launcher = Launcher(

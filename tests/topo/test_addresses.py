@@ -159,6 +159,22 @@ def test_a_program_goes_on_talking_to_itself(net: Testbed) -> None:
     assert "wrong" not in net.output("self")
 
 
+def test_a_program_sees_its_first_address_as_its_own(net: Testbed) -> None:
+    """It can bind it and call itself by it, and its sockets have it; another program beside it has not."""
+    program = Path(__file__).parent / "programs" / "own_address.py"
+    net.run("own", "h2", ["/usr/bin/python3", str(program), "10.0.2.2"])
+    assert goes_on(net, "own")
+    before = net.output("own").splitlines()[-1]
+    assert '"bind": "bound", "call": ["called", ["10.0.2.2", 7300]' in before
+    for host in ("h3", "h4", "h2", "h3"):
+        report = net.migrate("own", host)
+        assert (report.outcome, [w for w in report.warnings if "CPU" not in w]) == ("completed", [])
+        assert goes_on(net, "own")
+        assert net.output("own").splitlines()[-1] == before, host
+    with pytest.raises(OSError, match="Cannot assign"):
+        in_netns(net.hosts["h3"].pid, lambda: socket.create_server(("10.0.2.2", 9000))).close()
+
+
 def test_an_address_that_a_moved_program_has_is_not_anothers(net: Testbed) -> None:
     """A second server there is refused by name, however it asks; the kernel refuses it as well, until it is free."""
     run(net, "first", "h2", "7300", "5300/udp")
@@ -252,7 +268,7 @@ def talker(*words: str) -> list[str]:
 def goes_on(bed: Testbed, name: str) -> bool:
     """Return True as soon as a talker has printed three more lines: two tell of what began after this call."""
     before = bed.output(name).count("\n")
-    return wait_until(lambda: bed.output(name).count("\n") >= before + 3, 5.0)
+    return wait_until(lambda: bed.output(name).count("\n") >= before + 3, 20.0)
 
 
 def can_listen(bed: Testbed, host: str, port: int) -> bool:

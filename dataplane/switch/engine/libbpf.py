@@ -24,8 +24,18 @@ _LOG_FAILING_PATH, _LOG_STATISTICS = 1, 4
 _LOG_BYTES = (1 << 22, 1 << 27)
 """Kernels before 6.4 keep the beginning of a log longer than its buffer, and say ENOSPC: then the second is tried."""
 
-_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 1, 2, 3
-_OBJ_GET_INFO_BY_FD, _PROG_GET_FD_BY_ID, _MAP_UPDATE_BATCH = 15, 13, 26
+_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_GET_NEXT_KEY = 1, 2, 3, 4
+_PROG_ATTACH, _PROG_DETACH, _PROG_GET_FD_BY_ID, _MAP_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _PROG_QUERY = (
+    8,
+    9,
+    13,
+    14,
+    15,
+    16,
+)
+_MAP_UPDATE_BATCH = 26
+_ALLOW_MULTI = 2
+_MAX_PROGRAMS = 64
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 
@@ -156,6 +166,35 @@ class _ById(Structure):
     _fields_ = [("id", c_uint32), ("next_id", c_uint32), ("open_flags", c_uint32)]
 
 
+class _MapInfo(Structure):
+    """struct bpf_map_info up to name."""
+
+    _fields_ = [
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("key_size", c_uint32),
+        ("value_size", c_uint32),
+        ("max_entries", c_uint32),
+        ("map_flags", c_uint32),
+        ("name", c_char * 16),
+    ]
+
+
+class _Attach(Structure):
+    _fields_ = [("target_fd", c_uint32), ("prog_fd", c_uint32), ("type", c_uint32), ("flags", c_uint32)]
+
+
+class _Query(Structure):
+    _fields_ = [
+        ("target_fd", c_uint32),
+        ("type", c_uint32),
+        ("query_flags", c_uint32),
+        ("attach_flags", c_uint32),
+        ("prog_ids", c_uint64),
+        ("count", c_uint32),
+    ]
+
+
 class Map:
     """A map, by its descriptor."""
 
@@ -176,6 +215,18 @@ class Map:
         value = ctypes.create_string_buffer(size)
         _bpf(_MAP_LOOKUP, _Element(self.fd, _address(key), ctypes.addressof(value), 0))
         return value.raw
+
+    def keys(self, size: int) -> list[bytes]:
+        """Return the keys of a hash, which nobody removes meanwhile."""
+        found: list[bytes] = []
+        following = ctypes.create_string_buffer(size)
+        while True:
+            last = _address(found[-1]) if found else None
+            try:
+                _bpf(_MAP_GET_NEXT_KEY, _Element(self.fd, last, ctypes.addressof(following), 0))
+            except FileNotFoundError:
+                return found
+            found.append(following.raw)
 
     def update_batch(self, keys: list[bytes], values: list[bytes]) -> None:
         """Insert or replace many elements with one call."""
@@ -200,19 +251,23 @@ class VerifierRejected(Exception):
 
 
 class Object:
-    """A BPF object that the kernel has loaded, with one program called `p4ferry`."""
+    """A BPF object that the kernel has loaded; its program, or the first of them, is called `program`."""
 
-    def __init__(self, data: bytes, *, statistics: bool = False) -> None:
+    def __init__(self, data: bytes, *, statistics: bool = False, program: str = "p4ferry") -> None:
         """Load; with `statistics`, `log` is what the verifier says of its own effort."""
         self._lib = library()
         self.log = ""
         self._handle = self._load(data, statistics)
         self._maps: dict[str, Map] = {}
-        program = self._lib.bpf_object__find_program_by_name(self._handle, b"p4ferry")
+        self.program_fd = self.program(program)
+
+    def program(self, name: str) -> int:
+        """Return a program's descriptor by its C name."""
+        program = self._lib.bpf_object__find_program_by_name(self._handle, name.encode())
         if not program:
             self.close()
-            raise VerifierRejected(errno.ENOENT, "the object has no program called p4ferry")
-        self.program_fd = int(self._lib.bpf_program__fd(program))
+            raise VerifierRejected(errno.ENOENT, f"the object has no program called {name}")
+        return int(self._lib.bpf_program__fd(program))
 
     def _load(self, data: bytes, statistics: bool) -> int:
         """Load quietly first, and once more with the verifier's log if that fails."""
@@ -288,6 +343,45 @@ def program_name(program_id: int) -> str:
         return bytes(program_info(fd).name).decode(errors="replace")
     finally:
         os.close(fd)
+
+
+def attach_to_group(group: int, program: int, kind: int) -> None:
+    """Attach a program to a control group, beside others; `kind` is the number of an enum bpf_attach_type."""
+    _bpf(_PROG_ATTACH, _Attach(group, program, kind, _ALLOW_MULTI))
+
+
+def detach_from_group(group: int, program_id: int, kind: int) -> None:
+    """Detach a program from a control group."""
+    fd = _bpf(_PROG_GET_FD_BY_ID, _ById(program_id, 0, 0))
+    try:
+        _bpf(_PROG_DETACH, _Attach(group, fd, kind, 0))
+    finally:
+        os.close(fd)
+
+
+def attached_to_group(group: int, kind: int) -> list[int]:
+    """Return the ids of the programs that are attached to a control group."""
+    ids = (c_uint32 * _MAX_PROGRAMS)()
+    query = _Query(group, kind, 0, 0, ctypes.addressof(ids), _MAX_PROGRAMS)
+    _bpf(_PROG_QUERY, query)
+    return list(ids[: query.count])
+
+
+def maps_of(program_id: int) -> list[Map]:
+    """Return the maps of a program by its id, each with a descriptor that is the caller's to close."""
+    fd = _bpf(_PROG_GET_FD_BY_ID, _ById(program_id, 0, 0))
+    try:
+        info, ids = _ProgInfo(), (c_uint32 * _MAX_PROGRAMS)()
+        info.nr_map_ids, info.map_ids = _MAX_PROGRAMS, ctypes.addressof(ids)
+        _bpf(_OBJ_GET_INFO_BY_FD, _InfoByFd(fd, ctypes.sizeof(info), ctypes.addressof(info)))
+    finally:
+        os.close(fd)
+    found = []
+    for number in ids[: info.nr_map_ids]:
+        fd, about = _bpf(_MAP_GET_FD_BY_ID, _ById(number, 0, 0)), _MapInfo()
+        _bpf(_OBJ_GET_INFO_BY_FD, _InfoByFd(fd, ctypes.sizeof(about), ctypes.addressof(about)))
+        found.append(Map(about.name.decode(), fd))
+    return found
 
 
 class TcFilter:
