@@ -1,13 +1,13 @@
 """Which hosts have to send what is for their own address to the switch: see migration.ownroutes.
 
-It follows the rows, as they change, and what is about to move. Of an endpoint whose identity (I, at its first host) and
-location (L) are two, wherever a migration brought it:
+It follows the rows, as they change, and what is about to move:
 
-    at I's host   packets to I's port: the program that they are for is elsewhere
-    at L's host   packets from L's port: the switch has to give them the identity
-                  packets to L's port: so that the answers to them are not the only ones that take that way
+    destination      packets to an address and port of a host that somebody else has, or has first (a moved program, or
+                     a backend, whose clients know it by its service's address)
+    endpoint_source  packets from a port whose program is called something else, so that the switch can say so; and
+                     packets to it, so that the answers to them are not the only ones that take that way
 
-Of a connection that has moved to where its peer's identity is the host's own address, packets at L's host, unless they
+Of a connection that has moved to where its peer's identity is the host's own address, packets at its host, unless they
 are from such a port. That is asked for by its move, and lasts as long as the connection's pin, which says so.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address
 
 from controllers import rows
@@ -35,10 +35,9 @@ Routes = dict[IPv4Address, set[OwnRoute]]
 class Hairpins:
     """Those of one load balancer; the coroutines belong to the controller's loop."""
 
-    def __init__(self, hosts: Hosts, moved: Callable[[], Mapping[Endpoint, Endpoint]]) -> None:
-        """Follow rows; `moved` says where backends are that are not at home any more, by their homes."""
+    def __init__(self, hosts: Hosts) -> None:
+        """Follow rows."""
         self._hosts = hosts
-        self._moved = moved
         self._by_row: dict[Key, Routes] = {}
         self._pinned: dict[Key, tuple[IPv4Address, OwnRoute]] = {}
         """What connections would need that were pinned to a location; most have no need of it."""
@@ -52,11 +51,9 @@ class Hairpins:
         """Hear what has become of rows."""
         for change in changes:
             key = change.row.key
-            if key[0] == "backend":
-                self._changed.set()
             if key[0] == "connection":
                 self._note_pin(change)
-            elif key[0] == "destination":
+            elif key[0] in ("destination", "endpoint_source"):
                 routes = _of_row(change.row) if change.op is not Op.DELETE else {}
                 if routes != self._by_row.get(key, {}):
                     self._changed.set()
@@ -104,8 +101,7 @@ class Hairpins:
     def wanted(self) -> Routes:
         """Return the routes of every host, by its address."""
         found: Routes = {}
-        moved = [_of_endpoint(home, location) for home, location in self._moved().items()]
-        for routes in (*self._by_row.values(), *self._by_move.values(), *moved):
+        for routes in (*self._by_row.values(), *self._by_move.values()):
             for address, some in routes.items():
                 found.setdefault(address, set()).update(some)
         return found
@@ -157,11 +153,14 @@ def _is_kept(route: OwnRoute, wanted: set[OwnRoute]) -> bool:
 
 
 def _of_row(row: Row) -> Routes:
-    """Return what a row of a moved endpoint asks for."""
-    if row.action != "send_to":
+    """Return what a row asks for."""
+    if row.action not in ("send_to", "direct", "speak_as"):
         return {}
-    identity = rows.first_endpoint(row.key)
-    return _of_endpoint(identity, rows.target(row, int(identity.protocol)))
+    end = rows.first_endpoint(row.key)
+    to = OwnRoute(int(end.protocol), 0, end.port)
+    if row.table == "destination":
+        return {end.address: {to}}
+    return {end.address: {to, OwnRoute(int(end.protocol), end.port, 0)}}
 
 
 def _of_pin(row: Row) -> tuple[IPv4Address, OwnRoute] | None:
@@ -173,17 +172,6 @@ def _of_pin(row: Row) -> tuple[IPv4Address, OwnRoute] | None:
     if location.address != peer.address:
         return None
     return location.address, OwnRoute(int(peer.protocol), location.port, peer.port)
-
-
-def _of_endpoint(identity: Endpoint, location: Endpoint) -> Routes:
-    if identity == location:
-        return {}
-    protocol = int(location.protocol)
-    found: Routes = {identity.address: {OwnRoute(protocol, 0, identity.port)}}
-    found.setdefault(location.address, set()).update(
-        (OwnRoute(protocol, location.port, 0), OwnRoute(protocol, 0, location.port))
-    )
-    return found
 
 
 def _of_move(move: Move) -> Routes:

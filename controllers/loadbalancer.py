@@ -310,13 +310,8 @@ class LoadBalancer:
             for identity in identities
             if (there := relocation.moved_to(self.table, identity)) is not None
         }
-        moved = self.moved_backends()
-        return {home: there for home, there in moved.items() if home.address == address} | found
-
-    def moved_backends(self) -> dict[Endpoint, Endpoint]:
-        """Return where backends are that a migration has brought to another host, by their homes."""
-        every = self.model.backends.values()
-        return {b.home: b.location for b in every if b.home.address != b.location.address}
+        moved = [b for b in self.model.backends.values() if b.home.address == address != b.location.address]
+        return {b.home: b.location for b in moved} | found
 
     async def retire(
         self, locations: Collection[Endpoint], closing: Iterable[ClosingConnection] = ()

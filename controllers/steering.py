@@ -129,7 +129,7 @@ class SwitchSteering:
         """Rows of locations that were left, kept for packets from there which another move's hold still has."""
         self._drainer = drainer
         self.left_ports = LeftPorts(hosts, self._arriving)
-        self.hairpins = Hairpins(hosts, balancer.moved_backends)
+        self.hairpins = Hairpins(hosts)
         balancer.tables.on_change = self._note
         self._queues = balancer.queues
 

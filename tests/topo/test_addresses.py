@@ -127,7 +127,7 @@ def test_a_moved_program_answers_on_every_host(net: Testbed) -> None:
             answers += [ask_udp(net, "10.0.2.2", 5300, client), ask(net, "10.0.2.2", 7301, host=client)]
             assert answers == ["first", "first", "first", "other"], (host, client)
     net.stop("first")
-    assert wait_until(lambda: not any(own_routes(net)), 5.0)
+    assert wait_until(lambda: not any(own_routes(net)), 20.0)
     assert ask(net, "10.0.2.2", 7300, host="h2") == "ConnectionRefusedError"
     assert ask(net, "10.0.2.2", 7301, host="h2") == "other"
 
@@ -169,10 +169,23 @@ def test_a_program_sees_its_first_address_as_its_own(net: Testbed) -> None:
     for host in ("h3", "h4", "h2", "h3"):
         report = net.migrate("own", host)
         assert (report.outcome, [w for w in report.warnings if "CPU" not in w]) == ("completed", [])
-        assert goes_on(net, "own")
+        assert goes_on(net, "own"), (host, net.output("own")[-2000:])
         assert net.output("own").splitlines()[-1] == before, host
     with pytest.raises(OSError, match="Cannot assign"):
         in_netns(net.hosts["h3"].pid, lambda: socket.create_server(("10.0.2.2", 9000))).close()
+
+
+def test_a_service_answers_clients_on_its_backends_hosts(net: Testbed) -> None:
+    """By its VIP and by the backend's own address, before the backend moves and afterwards."""
+    run(net, "first", "h2", "7000", "5060/udp", service=f"{VIP}:7000")
+    for home, host in (("10.0.2.2", None), ("10.0.3.3", "h3"), ("10.0.2.2", "h2")):
+        if host is not None:
+            assert net.migrate("first", host).outcome == "completed"
+        for client in net.hosts:
+            assert [ask(net, VIP, 7000, host=client) for _ in range(3)] == ["first"] * 3, (host, client)
+            assert ask(net, home, 7000, host=client) == "first", (host, client)
+    net.stop("first")
+    assert wait_until(lambda: not any(own_routes(net)), 20.0)
 
 
 def test_an_address_that_a_moved_program_has_is_not_anothers(net: Testbed) -> None:
