@@ -32,7 +32,7 @@ from controllers.rows import Change, Key, Row
 from controllers.switchlink import OP_RESUME, Packets, SwitchLink
 from migration import trace
 from migration.slowness import scaled
-from migration.steering import Endpoint, HeldStats, Move, Spoken, SteeringError
+from migration.steering import Endpoint, HeldStats, IpProtocol, Move, Spoken, SteeringError
 
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -275,7 +275,12 @@ class SwitchSteering:
             return []
         active.unmarked = False
         wanted = [rows.hold_for(location, active.hold) for location in active.plan.locations]
-        wanted += [rows.hold_source_for(location, active.hold) for location in _sources(active.move)]
+        # Of UDP no image knows what was sent. What a program sends until it is stopped passes: nothing bounds it.
+        wanted += [
+            rows.hold_source_for(location, active.hold)
+            for location in _sources(active.move)
+            if location.protocol == IpProtocol.TCP
+        ]
         active.marked |= {row.key for row in wanted}
         return [row for row in wanted if self._balancer.table.get(row.key) != row]
 

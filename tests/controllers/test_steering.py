@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from controllers.drain import Begin
 from controllers.errors import Conflict
 from controllers.hosts import Host
 from controllers.switchlink import OP_RESUME, Packets, SwitchLink
-from migration.steering import Move, MovedConnection, MovedListener, Spoken, SteeringError
+from migration.steering import IpProtocol, Move, MovedConnection, MovedListener, Spoken, SteeringError
 from tests.controllers.conftest import VIP, controller_config, eventually, tcp
 from tests.controllers.model_switch import ACK, SYN, ModelSwitch, frame, served
 from tests.controllers.test_controller import client, flat
@@ -503,4 +504,31 @@ def test_what_a_frozen_source_sends_beyond_its_image(
         assert controller.steering.release(move).packets == 2
         assert switch.taken() == ([(1, _VIP, client(1))] if ends == "thawed" else [])
     assert not switch.running.tables["Ingress.hold_source"]
+    assert controller.steering._moves == {}
+
+
+def test_what_a_udp_program_sends_is_not_held(controller: Controller, switch: ModelSwitch) -> None:
+    """No image knows of it, and nothing bounds it: it passes until the program is stopped, also after the switch-over.
+
+    What comes for it is held as ever.
+    """
+    source, peer = (int(OLD.address), 7000), client(1)
+    old, new = replace(OLD, protocol=IpProtocol.UDP), replace(NEW, protocol=IpProtocol.UDP)
+    move = Move("m1", "h2", "h3", [MovedListener(old, new), MovedListener(OLD, NEW)])
+    steering = controller.steering
+    steering.prepare(move)
+    steering.hold(move)
+    steering.muted(move)
+
+    def passes(protocol: int, source: tuple[int, int], destination: tuple[int, int]) -> bool:
+        switch.inject(frame(protocol, source, destination))
+        return bool(switch.taken())
+
+    assert passes(17, source, peer)
+    assert not passes(6, source, peer)
+    assert not passes(17, peer, source)
+    steering.switch_over(move)
+    assert passes(17, source, peer)
+    assert steering.release(move).packets == 2
+    steering.finish(move)
     assert controller.steering._moves == {}
