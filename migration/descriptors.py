@@ -14,18 +14,23 @@ import select
 import socket
 import struct
 import termios
+import time
 from collections.abc import Iterator
 
 from . import sockopts
 from .attributes import Inherited
 from .diag import Diag
 from .repair import getfd
+from .slowness import scaled
 from .sockopts import TCP, UDP
 from .tree import OpenFile
 
 _GET_FILTER = 26  # SO_GET_FILTER, of SOL_SOCKET
 _TCP_ULP, _TCP_AO_INFO, _UDP_CORK = 31, 40, 1
 _libc = ctypes.CDLL(None, use_errno=True)
+
+_ON_ITS_WAY_S = scaled(0.5)  # in which a look falls between two datagrams of a program that sends without end
+_LOOK_S = 0.0005
 
 URGENT = "with urgent data that has not been read (MSG_OOB)"
 
@@ -48,7 +53,7 @@ def of_socket(file: OpenFile, keyed: set[int]) -> Iterator[str]:
             yield from (f"{name} {what}" for what in _of_tcp(one))
             if os.fstat(one.fileno()).st_ino in keyed:
                 yield f"{name} with keys of TCP MD5 signatures (TCP_MD5SIG)"
-        elif one.proto == UDP and (one.getsockopt(UDP, _UDP_CORK) or _unsent(one)):
+        elif one.proto == UDP and (one.getsockopt(UDP, _UDP_CORK) or _keeps_a_part(one)):
             yield f"{name} that keeps parts of a datagram until the rest comes (UDP_CORK, MSG_MORE)"
 
 
@@ -102,6 +107,20 @@ def _of_tcp(one: socket.socket) -> Iterator[str]:
     with contextlib.suppress(OSError):  # which is so where it has none
         one.getsockopt(TCP, _TCP_AO_INFO, 32)
         yield "with keys of the TCP authentication option (TCP_AO)"
+
+
+def _keeps_a_part(one: socket.socket) -> bool:
+    """Return True if a datagram waits for its end (MSG_MORE), rather than being on its way.
+
+    Both count as unsent. What is on its way is gone at some look, since it crosses a network in no time; a program that
+    sends without end has gaps between its datagrams.
+    """
+    deadline = time.monotonic() + _ON_ITS_WAY_S
+    while _unsent(one):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(_LOOK_S)
+    return False
 
 
 def _unsent(one: socket.socket) -> int:
