@@ -87,7 +87,10 @@ class HoldQueue:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A hold queue, what it has held so far (packets, bytes, and those without room), and the bytes that wait now."""
+    """A hold queue, what it has held so far (packets, bytes, and those without room), and the bytes that wait now.
+
+    Of the latter, `datagrams` are in UDP's lane.
+    """
 
     queue: HoldQueue
     holding: bool
@@ -95,6 +98,7 @@ class QueueState:
     bytes: int = 0
     dropped: int = 0
     waiting: int = 0
+    datagrams: int = 0
 
 
 class Operation(Enum):
@@ -196,8 +200,12 @@ class Pipeline(Protocol):
     def hold_queue(self, number: int) -> None:
         """Hold again."""
 
-    def release_queue(self, number: int) -> None:
-        """Let go what waits, in order, and whatever comes behind it; return when nothing waits any more."""
+    def release_queue(self, number: int, room: int | None = None) -> None:
+        """Let go what waits, in order, and whatever comes behind it; return when nothing waits any more.
+
+        With a `room`, only as many of UDP's datagrams leave as take so many bytes of memory at their receivers; the
+        others go on waiting, and whatever comes behind them.
+        """
 
     def remove_queue(self, number: int) -> None:
         """Let go, and give such packet-ins to the controller again."""

@@ -112,8 +112,8 @@ class BalancerPipeline(ModelPipeline):
             raise BadEntry("this switch has no hold queues")
         return super().queues()
 
-    def release_queue(self, number: int) -> None:
-        super().release_queue(number)
+    def release_queue(self, number: int, room: int | None = None) -> None:
+        super().release_queue(number, room)
         for port, body in self.waiting.pop(number, ()):
             self.process(port, body, self.held[number].queue.packet_out["id"])
 

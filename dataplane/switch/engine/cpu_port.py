@@ -90,10 +90,10 @@ class CpuPort:
         sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
         return sock
 
-    def plug_name(self, number: int) -> str:
-        """Return the name of an interface for what waits (see `plug`)."""
-        name = f"p4q{self._device_id}.{number}"
-        return name if len(name) <= _NAME_MAX else f"p4q{zlib.crc32(self.name.encode()):08x}.{number}"
+    def plug_name(self, number: int, lane: str = "q") -> str:
+        """Return the name of an interface for what waits (see `plug`), in a lane that has a letter for its name."""
+        name = f"p4{lane}{self._device_id}.{number}"
+        return name if len(name) <= _NAME_MAX else f"p4{lane}{zlib.crc32(self.name.encode()):08x}.{number}"
 
     def send(self, cell: memoryview, front: bytes, frame: bytes) -> None:
         """Send a frame through the pipeline with its packet-out header beside it; `cell` is where that goes.

@@ -6,6 +6,10 @@ packet-out header; what comes meanwhile goes behind them; and once none is left,
 the same run of the program. So whatever sent them here may be taken away at any time after that, and no packet has had
 an opportunity to overtake an earlier one.
 
+UDP's datagrams wait in a lane of their own, behind a second plug. Nobody repeats them, and a receiver's buffer takes a
+few hundred: so they may be let go piece by piece, each as large as the receivers have room for, while all else leaves
+at once. The order within a flow is kept, for it is in one lane as a whole.
+
 What waits survives the switch process: the next one finds its interfaces, and goes on with a queue of the same number.
 The numbers live in an array that the program and this module share (`Cells`); Python sees no packet. Not locked: the
 engine's callers come one at a time.
@@ -16,14 +20,15 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from dataplane.switch.engine.cells import Cells
-from dataplane.switch.engine.holdable import QUEUES, Holdable
+from dataplane.switch.engine.holdable import DATAGRAM_OVERHEAD, ETHERNET_DATAGRAM, QUEUES, Holdable
 from dataplane.switch.engine.libbpf import Object
 from dataplane.switch.engine.parser import FRONT_BYTES
-from dataplane.switch.engine.plug import Plugs
+from dataplane.switch.engine.plug import RUN, Plugs, Slice
 from dataplane.switch.pipeline import BadEntry, EntryExists, EntryNotFound, HoldQueue, QueueState
 
 if TYPE_CHECKING:
@@ -31,10 +36,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CELL = struct.Struct(f"=QQQQQQQIII{FRONT_BYTES}s4x")
+# struct hold_queue and struct hold_lane of runtime.h
+_HEAD, _LANE, _FRONT = struct.Struct("=QQQQQ"), struct.Struct("=QQQQII"), struct.Struct(f"=I{FRONT_BYTES}s4x")
+_LANES = 2
+_CELL_SIZE = _HEAD.size + _LANES * _LANE.size + _FRONT.size
+_STREAMS, _DATAGRAMS = 0, 1
+_LETTERS = "qu"
+"""Of each lane, for its interface's name."""
 _AGAIN = struct.pack("=I", 0)
 _ALL_GONE_S = 0.1
 _POLL_S = 0.0001
+_STILL_POLLS = 20
+_FEW = 4
+"""Packets that may leave while newer ones pass."""
+_ROUNDS, _ROUNDS_AT_ONCE = 32, 2048
+"""Slices of one call: the switch does nothing else meanwhile. At once, they let go a queue of the usual budget."""
+_ANY_ROOM = 1 << 40
 
 
 class HoldMaps:
@@ -44,7 +61,7 @@ class HoldMaps:
         """Share the memory, and let the program call itself."""
         self.holdable = holdable
         self.keys = loaded.map("p4_held")
-        self.cells = Cells(loaded.map("p4_hold_queues"), QUEUES, _CELL.size // 8)
+        self.cells = Cells(loaded.map("p4_hold_queues"), QUEUES, _CELL_SIZE // 8)
         self._again = loaded.map("p4_again")
         self._again.update(_AGAIN, struct.pack("=i", loaded.program_fd))
 
@@ -54,11 +71,37 @@ class HoldMaps:
         self.cells.close()
 
 
+class _Way(Enum):
+    """What a lane's plug does."""
+
+    CLOSED = "closed"
+    SLICES = "open for one slice after another"
+    OPEN = "open"
+
+
 @dataclass
 class _Queue:
     asked: HoldQueue
     key: bytes
     holding: bool = True
+    datagrams: _Way = _Way.CLOSED
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """A lane's cell."""
+
+    in_flight: int
+    waiting: int
+    left: int
+    left_bytes: int
+    index: int
+    cpu: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Return True if nothing is in it; pieces of a GSO packet may count for more than it did, below zero."""
+        return not 0 < self.in_flight < 1 << 63
 
 
 class HoldQueues:
@@ -67,8 +110,8 @@ class HoldQueues:
     def __init__(self, cpu_port: CpuPort) -> None:
         self._cpu_port = cpu_port
         self._plugs: Plugs | None = None
-        self._made: dict[int, tuple[str, int]] = {}
-        """Name and index of each queue's interface; it stays for the next queue of that number."""
+        self._made: dict[int, list[tuple[str, int]]] = {}
+        """Name and index of each queue's interfaces, by lane; they stay for the next queue of that number."""
         self._queues: dict[int, _Queue] = {}
         self._maps: HoldMaps | None = None
 
@@ -92,8 +135,12 @@ class HoldQueues:
             raise EntryNotFound(f"there is no hold queue {number}")
         return queue
 
-    def _cell(self, number: int) -> tuple[int, ...]:
-        return _CELL.unpack(self._active().cells.read_raw(number))
+    def _head(self, number: int) -> tuple[int, ...]:
+        return _HEAD.unpack_from(self._active().cells.read_raw(number))
+
+    def _lane(self, number: int, lane: int) -> _Lane:
+        cell = self._active().cells.read_raw(number)
+        return _Lane(*_LANE.unpack_from(cell, _HEAD.size + lane * _LANE.size))
 
     # ---- queues
 
@@ -109,54 +156,132 @@ class HoldQueues:
             raise EntryExists("another hold queue takes these packet-ins already")
         if self._plugs is None:
             self._plugs = Plugs(self._cpu_port.ifindex)
-        packets = size = 0
-        if number in self._made:
-            self._plugs.close(*self._made[number])
-            index = self._made[number][1]
-        else:
-            name = self._cpu_port.plug_name(number)
-            index, packets, size = self._plugs.make(name)
-            self._made[number] = (name, index)
-        cell = _CELL.pack(1, packets, size, packets, size, 0, queue.budget, index, 0, len(front), front)
-        maps.cells.write_raw(number, cell)
+        lanes = self._plugged(number)
+        packets, size = (sum(getattr(lane, name) for lane in lanes) for name in ("in_flight", "waiting"))
+        parts = [_HEAD.pack(1, packets, size, 0, queue.budget)]
+        parts += [_LANE.pack(*astuple(lane)) for lane in lanes]
+        parts.append(_FRONT.pack(len(front), front))
+        maps.cells.write_raw(number, b"".join(parts))
         maps.keys.update(key, struct.pack("=I", number))
         self._queues[number] = _Queue(queue, key)
+
+    def _plugged(self, number: int) -> list[_Lane]:
+        """Close a queue's plugs, or make them; return what waits there, if a switch that was killed has left it."""
+        assert self._plugs is not None
+        if number in self._made:
+            for plug in self._made[number]:
+                self._plugs.close(*plug)
+            return [_Lane(0, 0, 0, 0, index, 0) for _, index in self._made[number]]
+        lanes, made = [], []
+        for letter in _LETTERS:
+            name = self._cpu_port.plug_name(number, letter)
+            index, packets, size = self._plugs.make(name)
+            made.append((name, index))
+            lanes.append(_Lane(packets, size, 0, 0, index, 0))
+        self._made[number] = made
+        return lanes
 
     def hold(self, number: int) -> None:
         """Hold again what was let go."""
         queue = self._known(number)
         if queue.holding:
             return
+        if queue.datagrams is not _Way.OPEN:
+            self.release(number)  # what is closed has nothing in it
         assert self._plugs is not None
-        self._plugs.close(*self._made[number])
+        for plug in self._made[number]:
+            self._plugs.close(*plug)
+        queue.datagrams = _Way.CLOSED
         self._set_holding(number, queue, True)
 
-    def release(self, number: int) -> None:
-        """Let go what waits, in order, and all that comes behind it; return when nothing waits any more."""
+    def release(self, number: int, room: int | None = None) -> None:
+        """Let go what waits, in order, and all that comes behind it; return when nothing waits any more.
+
+        With a `room`, only as many datagrams leave as take so many bytes of memory at their receivers. The others go on
+        waiting, and what comes behind them, until this is called again.
+        """
         queue = self._known(number)
-        if queue.holding:
-            assert self._plugs is not None
+        was_holding = queue.holding
+        if was_holding:
             self._set_holding(number, queue, False)
-            _, in_flight, *_, cpu, _, _ = self._cell(number)
-            self._plugs.open(*self._made[number], cpu if in_flight else None)
-        self._wait_until_empty(number)
+            self._open(number, _STREAMS)
+        # An empty lane passes what comes; its plug is opened when there is time, for what was just being put in.
+        if not was_holding or not self._lane(number, _DATAGRAMS).is_empty:
+            self._release_datagrams(number, queue, room)
+        self._wait_until_empty(number, _STREAMS)
+        if queue.datagrams is _Way.OPEN:
+            self._wait_until_empty(number, _DATAGRAMS)
+
+    def _release_datagrams(self, number: int, queue: _Queue, room: int | None) -> None:
+        """Let a slice go after another, and when next to nothing is left, the plug be open.
+
+        Any processor may take packets out of a queue: whose sender runs there, for example. It hands them to its own
+        backlog, and two processors at once would change their order. So a slice is what one takes at once, and nothing
+        more leaves until that has been received.
+        """
+        assert self._plugs is not None
+        before = self._lane(number, _DATAGRAMS)
+        rounds = _ROUNDS if room is not None else _ROUNDS_AT_ONCE
+        is_stuck = False
+        while queue.datagrams is not _Way.OPEN:
+            lane = self._lane(number, _DATAGRAMS)
+            taken = 2 * (lane.left_bytes - before.left_bytes) + DATAGRAM_OVERHEAD * (lane.left - before.left)
+            room_left = room - taken if room is not None else _ANY_ROOM
+            has_room = room_left >= _FEW * ETHERNET_DATAGRAM
+            rounds -= 1
+            is_over = room is None and (rounds < 0 or is_stuck)
+            if lane.is_empty or (has_room and lane.in_flight <= _FEW) or is_over:
+                self._open(number, _DATAGRAMS)
+                queue.datagrams = _Way.OPEN
+                return
+            if rounds < 0 or (taken and not has_room):
+                return
+            some = Slice.within(room_left, min(lane.in_flight, RUN))
+            is_closed = queue.datagrams is _Way.CLOSED
+            self._plugs.open_for(*self._made[number][_DATAGRAMS], some, is_closed)
+            queue.datagrams = _Way.SLICES
+            self._wait_until_still(number, _DATAGRAMS)
+            # What is counted and does not come are dummies of a switch that was killed.
+            is_stuck = self._lane(number, _DATAGRAMS).left == lane.left
+
+    def _open(self, number: int, lane: int) -> None:
+        assert self._plugs is not None
+        there = self._lane(number, lane)
+        self._plugs.open(*self._made[number][lane], None if there.is_empty else there.cpu)
 
     def _set_holding(self, number: int, queue: _Queue, holding: bool) -> None:
         queue.holding = holding
         with self._active().cells.memory as memory:
-            struct.pack_into("=Q", memory, number * _CELL.size, holding)
+            struct.pack_into("=Q", memory, number * _CELL_SIZE, holding)
 
-    def _wait_until_empty(self, number: int) -> None:
+    def _wait_until_still(self, number: int, lane: int) -> None:
+        """Wait until what may leave has left: the kernel's softirq thread may have taken it over."""
+        before = self._lane(number, lane).left
+        for _ in range(_STILL_POLLS):
+            time.sleep(_POLL_S)
+            there = self._lane(number, lane).left
+            if there == before:
+                return
+            before = there
+
+    def _wait_until_empty(self, number: int, lane: int) -> None:
         deadline = time.monotonic() + _ALL_GONE_S
-        while 0 < self._cell(number)[1] < 1 << 63:
+        while not self._lane(number, lane).is_empty:
             if time.monotonic() > deadline:
-                log.warning("hold queue %d: packets were still on their way out", number)
+                assert self._plugs is not None
+                if self._plugs.waiting(self._made[number][lane][1]):
+                    log.warning("hold queue %d: packets were still on their way out", number)
+                else:  # a switch that was killed has left dummies among them, which nobody counts
+                    with self._active().cells.memory as memory:
+                        at = number * _CELL_SIZE + _HEAD.size + lane * _LANE.size
+                        struct.pack_into("=QQ", memory, at, 0, 0)
                 return
             time.sleep(_POLL_S)
 
     def remove(self, number: int) -> None:
         """Let go what waits, and forget the queue: such packet-ins go to the controller again."""
         self.release(number)
+        self.release(number)  # the first one may have left the datagrams' plug as it was
         self._active().keys.delete(self._queues.pop(number).key)
 
     def states(self) -> dict[int, QueueState]:
@@ -164,8 +289,10 @@ class HoldQueues:
         return {number: self._state(number, queue) for number, queue in self._queues.items()}
 
     def _state(self, number: int, queue: _Queue) -> QueueState:
-        _, _, waiting, packets, count, dropped, *_ = self._cell(number)
-        return QueueState(queue.asked, queue.holding, packets, count, dropped, waiting)
+        _, packets, count, dropped, _ = self._head(number)
+        streams, datagrams = (self._lane(number, lane).waiting for lane in (_STREAMS, _DATAGRAMS))
+        waiting = streams + datagrams
+        return QueueState(queue.asked, queue.holding, packets, count, dropped, waiting, datagrams)
 
     def close(self) -> None:
         """Close the sockets; the interfaces go with the CPU port, and with them what waits."""

@@ -21,6 +21,11 @@ QUEUES = 64
 """Hold queues of a switch; their numbers must fit into 8 bits of a packet's mark."""
 LONGEST = 65535 + 14
 """The longest frame that waits in a queue."""
+DATAGRAM_OVERHEAD = 1024
+"""Bytes that a datagram in the kernel's memory takes beside its own, at most, if those count twice: struct sk_buff, its
+shared information, and a buffer that is a power of two (SKB_TRUESIZE, kmalloc_reserve)."""
+ETHERNET_DATAGRAM = 2 * 1514 + DATAGRAM_OVERHEAD
+"""Bytes of memory for the largest one of an Ethernet link."""
 
 _PORT, _PORT_BITS = "port", 16
 _KEY_BYTES = 16

@@ -236,9 +236,9 @@ class EbpfPipeline:
         """Hold again."""
         self._engine.queues_of(self).hold(number)
 
-    def release_queue(self, number: int) -> None:
-        """Let go what waits, in order, and whatever comes behind it; return when nothing waits any more."""
-        self._engine.queues_of(self).release(number)
+    def release_queue(self, number: int, room: int | None = None) -> None:
+        """Let go what waits, in order, and whatever comes behind it, datagrams within a `room`."""
+        self._engine.queues_of(self).release(number, room)
 
     def remove_queue(self, number: int) -> None:
         """Let go, and give such packet-ins to the controller again."""

@@ -11,7 +11,7 @@ from dataplane.switch.engine.checksums import ChecksumWriter
 from dataplane.switch.engine.controls import ControlWriter, TableWriter
 from dataplane.switch.engine.deparser import deparser_source, emitted, reshapes
 from dataplane.switch.engine.expressions import valid_bit
-from dataplane.switch.engine.holdable import LONGEST, QUEUES, Holdable, find_holdable
+from dataplane.switch.engine.holdable import DATAGRAM_OVERHEAD, LONGEST, QUEUES, Holdable, find_holdable
 from dataplane.switch.engine.names import Names, global_identifier, identifier
 from dataplane.switch.engine.parser import FRONT_BYTES, parser_source, parser_states
 from dataplane.switch.engine.reader import parse_program
@@ -118,6 +118,7 @@ class Source:
             f"#define P4_FRONT_BYTES {FRONT_BYTES}",
             f"#define P4_HOLD_QUEUES {QUEUES}",
             f"#define P4_HOLD_BYTES {LONGEST}",
+            f"#define P4_DATAGRAM_OVERHEAD {DATAGRAM_OVERHEAD}",
             f"#define ERROR_PACKET_TOO_SHORT {self.program.errors.get('PacketTooShort', 1)}",
         ]
         if "crc32" in algorithms:

@@ -6,7 +6,9 @@ google.protobuf.Struct:
 
   HOLD_QUEUES  insert {"queue": 3, "packet_in": {"reason": 2, "id": 7}, "packet_out": {"operation": 1, "id": 7},
                "budget": 67108864}; modify {"queue": 3, "holding": false}; delete {"queue": 3}. Read, it says what a
-               queue has held: "packets", "bytes", "dropped", and "waiting" bytes.
+               queue has held: "packets", "bytes", "dropped", and "waiting" bytes, "datagrams" of them UDP's.
+               modify {"queue": 3, "holding": false, "room": 212992} lets go no more datagrams than take so many
+               bytes of memory at their receivers; what is left of them waits for the next modify.
   PACKETS      insert a p4.v1.PacketOut, which takes the Struct's place: the packet leaves when the updates before it
                in its message have taken effect.
   LOSSES       read only: {"digests": 0, "packet_ins": 0}, since the pipeline was loaded.
@@ -62,7 +64,7 @@ def write_extern(
         elif fields.get("holding") is True:
             pipeline.hold_queue(number)
         elif fields.get("holding") is False:
-            pipeline.release_queue(number)
+            pipeline.release_queue(number, _number(fields, "room") if "room" in fields else None)
         else:
             raise invalid("a hold queue is modified by holding: true or false")
 
@@ -147,6 +149,7 @@ def _state(number: int, state: QueueState) -> dict[str, Any]:
         "bytes": state.bytes,
         "dropped": state.dropped,
         "waiting": state.waiting,
+        "datagrams": state.datagrams,
     }
 
 

@@ -110,10 +110,10 @@ class SerializedPipeline:
         with self._lock:
             self._pipeline.hold_queue(number)
 
-    def release_queue(self, number: int) -> None:
+    def release_queue(self, number: int, room: int | None = None) -> None:
         """Let go what waits."""
         with self._lock:
-            self._pipeline.release_queue(number)
+            self._pipeline.release_queue(number, room)
 
     def remove_queue(self, number: int) -> None:
         """Let go, and hold no longer."""

@@ -41,6 +41,8 @@ class ModelPipeline:
         self.active = self.closed = False
         self.sent: list[bytes] = []
         self.held: dict[int, QueueState] = {}
+        self.rooms: list[int | None] = []
+        """Of the releases so far."""
         self.lost_packet_ins = 0
         tables = [t for p in program["pipelines"] for t in p["tables"]]
         self.sizes: dict[str, int] = {t["name"]: t.get("max_size", 1024) for t in tables}
@@ -135,8 +137,9 @@ class ModelPipeline:
     def hold_queue(self, number: int) -> None:
         self.held[number] = replace(self._queue(number), holding=True)
 
-    def release_queue(self, number: int) -> None:
+    def release_queue(self, number: int, room: int | None = None) -> None:
         self.held[number] = replace(self._queue(number), holding=False, waiting=0)
+        self.rooms.append(room)
 
     def remove_queue(self, number: int) -> None:
         self.release_queue(number)

@@ -45,10 +45,12 @@ def test_the_life_of_a_queue(ready: Client, switch: ModelSwitch) -> None:
     """Made, let go, held again, removed; read at every stage."""
     assert read(ready) == []
     write(ready, INSERT, QUEUE)
-    counts = {"packets": 0, "bytes": 0, "dropped": 0, "waiting": 0}
+    counts = {"packets": 0, "bytes": 0, "dropped": 0, "waiting": 0, "datagrams": 0}
     assert read(ready) == [{**QUEUE, "holding": True, **counts}]
     write(ready, MODIFY, {"queue": 3, "holding": False})
     assert read(ready)[0]["holding"] is False
+    write(ready, MODIFY, {"queue": 3, "holding": False, "room": 212_992})
+    assert switch.engine.running.rooms == [None, 212_992]
     write(ready, MODIFY, {"queue": 3, "holding": True})
     assert switch.engine.running.queues()[3].holding
     write(ready, DELETE, {"queue": 3})
@@ -79,6 +81,8 @@ def test_a_read_of_everything_shows_none(ready: Client) -> None:
         (INSERT, QUEUE | {"packet_in": 7}, INVALID, "needs packet_in: the fields"),
         (INSERT, QUEUE | {"packet_out": {"id": "x"}}, INVALID, "needs id: a whole number"),
         (MODIFY, {"queue": 3}, INVALID, "holding: true or false"),
+        (MODIFY, {"queue": 3, "holding": False, "room": -1}, INVALID, "needs room: a whole number"),
+        (MODIFY, {"queue": 3, "holding": False, "room": "all"}, INVALID, "needs room: a whole number"),
     ],
 )
 def test_refusals(ready: Client, kind: int, fields: dict[str, Any], code: int, message: str) -> None:

@@ -65,6 +65,17 @@ static __always_inline bool is_size(u64 *size, u64 most)
 		(u32)context_; \
 	})
 
+/* The same for one that is a pointer. */
+#define context_pointer(skb, FIELD) \
+	({ \
+		void *context_; \
+		_Static_assert(sizeof((skb)->FIELD) == 8, "no pointer"); \
+		asm volatile("%0 = *(u64 *)(%1 + %2)" \
+			     : "=r"(context_) \
+			     : "r"(skb), "i"(offsetof(struct __sk_buff, FIELD))); \
+		context_; \
+	})
+
 /* Add to a cell that other CPUs add to as well, in the order in which it is written. (clang 22 makes an instruction
  * that fetches of __sync_fetch_and_add, also where nobody asks for the old value; not every JIT of 5.15 can.) */
 #define add_to(cell, n) \

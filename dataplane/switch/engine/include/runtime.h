@@ -50,17 +50,27 @@ struct packet_out {
 CELLS(p4_packet_out, struct packet_out, 1);
 
 #ifdef P4_HOLD_HEADER
-/* Hold queues (hold_queues.py): packet-ins that wait in the kernel and come back as packet-outs. */
-struct hold_queue {
-	u64 holding; /* else what comes goes on, behind what waits */
+/* Hold queues (hold_queues.py): packet-ins that wait in the kernel and come back as packet-outs. UDP's datagrams wait
+ * in a lane of their own, since they leave no faster than they are read; a flow is in one lane as a whole. */
+enum { STREAM_LANE, DATAGRAM_LANE, HOLD_LANES };
+enum { INET_TCP = 6, INET_UDP = 17 };
+
+struct hold_lane {
 	u64 in_flight; /* segments between the way in and the way out */
 	u64 waiting; /* their bytes */
+	u64 left; /* segments that ever came out, and their bytes */
+	u64 left_bytes;
+	u32 ifindex; /* where packets wait */
+	u32 cpu; /* that put in the last one */
+};
+
+struct hold_queue {
+	u64 holding; /* else what comes goes on, behind what waits */
 	u64 packets; /* ever held */
 	u64 bytes;
 	u64 dropped;
 	u64 budget; /* of bytes */
-	u32 ifindex; /* where packets wait */
-	u32 cpu; /* that put in the last one */
+	struct hold_lane lanes[HOLD_LANES];
 	u32 front_length;
 	u8 front[P4_FRONT_BYTES]; /* the packet-out header to come back with, but for the port */
 };
@@ -70,7 +80,9 @@ struct held_key {
 	u64 words[2];
 };
 
+/* What a packet is marked with that waits: by its lane, with the queue's number and the port that it came in on. */
 #define HOLD_MARK 0x71000000u
+#define HOLD_DATAGRAM_MARK 0x72000000u
 
 CELLS(p4_hold_queues, struct hold_queue, P4_HOLD_QUEUES);
 EXACT(p4_held, struct held_key, u32, P4_HOLD_QUEUES);
@@ -212,11 +224,39 @@ static __always_inline u64 segments(struct __sk_buff *skb)
 	return segments > 1 ? segments : 1;
 }
 
+static __always_inline bool is_datagram(struct __sk_buff *skb, const struct packet *p)
+{
+	u32 type = to_network16(context(skb, protocol)), at = 14 + p->tag_bytes;
+	u8 protocol = 0;
+
+	if (type == 0x0800)
+		at += 9;
+	else if (type == 0x86dd)
+		at += 6;
+	else
+		return false;
+	return bpf_skb_load_bytes(skb, at, &protocol, 1) == 0 && protocol == INET_UDP;
+}
+
+/* True if a packet is on the account of a socket that has no use for it. TCP's knows by it that a packet has not left
+ * yet, and neither repeats it nor sends more than it may have queued. Any other would have no room to send, to
+ * whomever, until the hold ends. */
+static __always_inline bool is_charged_in_vain(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = context_pointer(skb, sk);
+
+	if (!sk)
+		return false;
+	sk = bpf_sk_fullsock(sk);
+	return sk && sk->protocol != INET_TCP;
+}
+
 static __always_inline bool hold(struct __sk_buff *skb, struct packet *p, int *verdict)
 {
 	u32 *number, mark, length = context(skb, len);
 	struct held_key key = {};
 	struct hold_queue *queue;
+	struct hold_lane *lane;
 
 	if (p->where.emitted != (p->where.extracted | P4_HOLD_HEADER) || p->changed || p->gap ||
 	    length > P4_HOLD_BYTES)
@@ -231,27 +271,48 @@ static __always_inline bool hold(struct __sk_buff *skb, struct packet *p, int *v
 	if (!queue)
 		return false;
 	*verdict = TC_ACT_SHOT;
-	mark = HOLD_MARK | (*number & 0xff) << 16 | load16(p->out.P4_HOLD_NAME + P4_HOLD_IN_PORT);
-	if (!queue->holding && (s64)queue->in_flight <= 0) {
+	mark = (*number & 0xff) << 16 | load16(p->out.P4_HOLD_NAME + P4_HOLD_IN_PORT);
+	if (is_datagram(skb, p)) {
+		lane = &queue->lanes[DATAGRAM_LANE];
+		mark |= HOLD_DATAGRAM_MARK;
+	} else {
+		lane = &queue->lanes[STREAM_LANE];
+		mark |= HOLD_MARK;
+	}
+	if (!queue->holding && (s64)lane->in_flight <= 0) {
 		/* Nothing is in front of it: it comes back at once. */
 		p->resume = mark;
 		bpf_tail_call(skb, &p4_again, 0);
 		p->resume = 0;
 		return true;
 	}
-	if (queue->waiting + length > queue->budget) {
+	/* Nobody's send buffer bounds the datagrams: what each takes beside its bytes counts as well. */
+	if (queue->lanes[STREAM_LANE].waiting + queue->lanes[DATAGRAM_LANE].waiting +
+		    queue->lanes[DATAGRAM_LANE].in_flight * P4_DATAGRAM_OVERHEAD + length >
+	    queue->budget) {
 		add_to(&queue->dropped, 1);
 		return true;
+	}
+	add_to(&lane->in_flight, segments(skb));
+	add_to(&lane->waiting, length);
+	lane->cpu = bpf_get_smp_processor_id();
+	skb->mark = mark;
+	if (is_charged_in_vain(skb)) {
+		/* A clone shares the bytes and is nobody's; this one is given back to its sender. */
+		*verdict = TC_ACT_STOLEN;
+		if (bpf_clone_redirect(skb, lane->ifindex, 0)) {
+			add_to(&lane->in_flight, -segments(skb));
+			add_to(&lane->waiting, -(u64)length);
+			add_to(&queue->dropped, 1);
+			return true;
+		}
+	} else {
+		*verdict = bpf_redirect(lane->ifindex, 0);
 	}
 	if (queue->holding) {
 		add_to(&queue->packets, 1);
 		add_to(&queue->bytes, length);
 	}
-	add_to(&queue->in_flight, segments(skb));
-	add_to(&queue->waiting, length);
-	queue->cpu = bpf_get_smp_processor_id();
-	skb->mark = mark;
-	*verdict = bpf_redirect(queue->ifindex, 0);
 	return true;
 }
 
@@ -276,13 +337,20 @@ static __always_inline bool leave_queue(struct __sk_buff *skb, struct packet *p)
 {
 	u32 mark = context(skb, mark);
 	struct hold_queue *queue = queue_of(mark);
+	struct hold_lane *lane;
 
 	if (!queue)
 		return false;
-	add_to(&queue->waiting, -(u64)context(skb, len));
-	add_to(&queue->in_flight, -segments(skb));
-	if ((s64)queue->in_flight <= 0 || (s64)queue->waiting < 0)
-		queue->waiting = 0; /* the pieces of a GSO packet have more headers */
+	if ((mark & 0xff000000) == HOLD_DATAGRAM_MARK)
+		lane = &queue->lanes[DATAGRAM_LANE];
+	else
+		lane = &queue->lanes[STREAM_LANE];
+	add_to(&lane->waiting, -(u64)context(skb, len));
+	add_to(&lane->in_flight, -segments(skb));
+	add_to(&lane->left, segments(skb));
+	add_to(&lane->left_bytes, context(skb, len));
+	if ((s64)lane->in_flight <= 0 || (s64)lane->waiting < 0)
+		lane->waiting = 0; /* the pieces of a GSO packet have more headers */
 	skb->mark = 0;
 	return come_back(p, queue, mark);
 }
@@ -394,7 +462,9 @@ static __always_inline bool arrive(struct __sk_buff *skb, struct packet *p)
 		struct packet_out *out = bpf_map_lookup_elem(&p4_packet_out, &(u32){ 0 });
 
 #ifdef P4_HOLD_HEADER
-		if ((context(skb, mark) & 0xff000000) == HOLD_MARK)
+		u32 kind = context(skb, mark) & 0xff000000;
+
+		if (kind == HOLD_MARK || kind == HOLD_DATAGRAM_MARK)
 			return leave_queue(skb, p);
 #endif
 		/* What the host's own stack sends there is not for us. */
