@@ -29,6 +29,13 @@ def flow_of(frame: bytes) -> tuple[Endpoint, Endpoint] | None:
     return rows.endpoint_of(protocol, source, src_port), rows.endpoint_of(protocol, destination, dst_port)
 
 
+def is_datagram(frame: bytes) -> bool:
+    """Return True for a UDP frame, or a fragment of one."""
+    return (
+        len(frame) > _ETHERNET + 9 and frame[12:14] == b"\x08\x00" and frame[_ETHERNET + 9] == IpProtocol.UDP
+    )
+
+
 def tcp_end(frame: bytes) -> int | None:
     """Return the sequence number behind a TCP frame's last byte (SYN and FIN count as one), None if it is no TCP."""
     tcp = _ETHERNET + _IPV4

@@ -9,7 +9,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from controllers.frames import is_datagram
+
 DEFAULT_BUDGET = 64 * 1024 * 1024
+DATAGRAM_OVERHEAD = 1024
+"""Bytes of memory that a datagram takes beside twice its own, at most (Linux: SKB_TRUESIZE)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,26 @@ class HoldQueue:
         self._size = 0
         return taken
 
+    def take_within(self, room: int) -> list[KeptPacket]:
+        """Return, and keep no longer, all but the datagrams, and of these as many as there is `room` for; at least one.
+
+        `room` is in bytes of the memory that a datagram takes where it is received.
+        """
+        taken: list[KeptPacket] = []
+        left: deque[KeptPacket] = deque()
+        datagrams = 0
+        for packet in self._waiting:
+            if is_datagram(packet.frame):
+                room -= 2 * len(packet.frame) + DATAGRAM_OVERHEAD
+                datagrams += 1
+                if left or (room < 0 and datagrams > 1):
+                    left.append(packet)
+                    continue
+            taken.append(packet)
+        self._waiting = left
+        self._size = sum(len(packet.frame) for packet in left)
+        return taken
+
     def put_back(self, packets: Sequence[KeptPacket]) -> None:
         """Keep again what was taken last, in front of what has come since."""
         self._waiting.extendleft(reversed(packets))
@@ -57,6 +81,11 @@ class HoldQueue:
     def waiting(self) -> Iterator[KeptPacket]:
         """Yield what waits, oldest first."""
         return iter(self._waiting)
+
+    @property
+    def datagrams(self) -> int:
+        """Return the bytes of UDP's that wait now."""
+        return sum(len(packet.frame) for packet in self._waiting if is_datagram(packet.frame))
 
     @property
     def size(self) -> int:

@@ -27,12 +27,13 @@ from controllers.holdqueue import HoldQueue, KeptPacket
 from controllers.hosts import Host, Hosts
 from controllers.leftports import LeftPorts
 from controllers.loadbalancer import LoadBalancer
+from controllers.pacing import pace
 from controllers.relocation import Plan
 from controllers.rows import Change, Key, Row
 from controllers.switchlink import OP_RESUME, Packets, SwitchLink
 from migration import trace
 from migration.slowness import scaled
-from migration.steering import Endpoint, HeldStats, IpProtocol, Move, Spoken, SteeringError
+from migration.steering import Endpoint, HeldStats, IpProtocol, Move, Receivers, Spoken, SteeringError
 
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -177,18 +178,20 @@ class SwitchSteering:
         """Send the endpoints' packets to their new location from now on."""
         self._call(lambda: self._switch_over(move))
 
-    def releasing(self, move: Move) -> Callable[[], None]:
+    def releasing(self, move: Move, room: int | None = None) -> Callable[[], None]:
         """Get ready to let the switch's queue go; return what does it, by a message that nobody waits for."""
         go = asyncio.Event()
-        self._releasing[move.id] = go, self._begin(lambda: self._release_soon(move, go))
+        self._releasing[move.id] = go, self._begin(lambda: self._release_soon(move, go, room))
 
         def begin() -> None:
             self._loop.call_soon_threadsafe(go.set)
 
         return begin
 
-    def release(self, move: Move) -> HeldStats:
-        """Send on what was held, in order, and stop holding."""
+    def release(self, move: Move, receivers: Receivers | None = None) -> HeldStats:
+        """Send on what was held, in order, datagrams as receivers have room for them, and stop holding."""
+        if receivers is not None:
+            pace(receivers, lambda room: self._call(lambda: self._release_within(move, room)))
         return self._call(lambda: self._release(move))
 
     def disown(self, move: Move) -> None:
@@ -519,13 +522,13 @@ class SwitchSteering:
 
     # ---- release
 
-    async def _release_soon(self, move: Move, go: asyncio.Event) -> None:
+    async def _release_soon(self, move: Move, go: asyncio.Event, room: int | None) -> None:
         """Do the part of `_release` that the program waits for, as soon as it is time."""
         active = self._moves.get(move.id)
         if active is None or not active.switched or active.hold not in self._queues:
             return
         await self._end_muting(move)
-        let_go = self._queues.letting_go(active.hold)
+        let_go = self._queues.letting_go(active.hold, room)
         await go.wait()
         await self._let_go_sent(active.hold, active, move)
         await let_go()
@@ -541,19 +544,38 @@ class SwitchSteering:
         with contextlib.suppress(ControllerError):
             await asyncio.wrap_future(begun)
 
-    async def _release(self, move: Move) -> HeldStats:
+    async def _about_to_release(self, move: Move) -> tuple[_Active | None, set[int]]:
+        """Let go what the source has sent; return the move, if it is known, and its holds."""
         await self._end_releasing(move)
         active = self._moves.get(move.id)
         await self._end_muting(move)
         table = self._balancer.table
-        marked = active.marked if active is not None else _marks(move, table)
-        ids = {active.hold} if active is not None else {table[key].params[0] for key in marked}
+        ids = {active.hold} if active is not None else {table[key].params[0] for key in _marks(move, table)}
         if active is None or not active.switched:
             # The source lives on: what it has sent first, and its answers to what comes now freely.
             await self._balancer.write((), [rows.holding_source_key(hold) for hold in ids])
             await self._balancer.link.barrier()
         for hold in ids:
             await self._let_go_sent(hold, active, move)
+        return active, ids
+
+    async def _release_within(self, move: Move, room: int) -> int:
+        """Send on what was held, of the datagrams as many as there is room for; return how much of these is left."""
+        left = 0
+        for hold in (await self._about_to_release(move))[1]:
+            left += await self._queues.release_within(hold, room)
+            if (queue := self._balancer.receiver.holds.get(hold)) is not None:
+                packets = queue.take_within(room)
+                with _kept_if_lost(queue, packets):
+                    await self._out(hold, packets)
+                left += queue.datagrams
+        return left
+
+    async def _release(self, move: Move) -> HeldStats:
+        active, ids = await self._about_to_release(move)
+        table = self._balancer.table
+        marked = active.marked if active is not None else _marks(move, table)
+        for hold in ids:
             await self._queues.release(hold)
             await self._send_on(hold)
         is_switched = active is not None and active.switched

@@ -107,9 +107,12 @@ class SwitchQueues:
             return
         self._numbers[hold] = number
 
-    def letting_go(self, hold: int) -> Callable[[], Coroutine[Any, Any, None]]:
-        """Return what lets go what waits, and returns at once; `release` waits for that."""
-        modify = self._link.modifying_extern_soon(HOLD_QUEUES, self._open(hold))
+    def letting_go(self, hold: int, room: int | None = None) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Return what lets go what waits, and returns at once; `release` waits for that.
+
+        With a `room`, no more datagrams leave than take so many bytes of memory where they are received.
+        """
+        modify = self._link.modifying_extern_soon(HOLD_QUEUES, self._open(hold, room))
 
         async def let_go() -> None:
             self._let_go.add(hold)
@@ -127,8 +130,25 @@ class SwitchQueues:
         with told(SWITCH, "is anything left?", "nothing waits any more"):
             await self._link.write_extern(Op.MODIFY, HOLD_QUEUES, self._open(hold))
 
-    def _open(self, hold: int) -> dict[str, Any]:
-        return {"queue": self._numbers[hold], "holding": False}
+    async def release_within(self, hold: int, room: int) -> int:
+        """Let go what waits, of the datagrams a slice for which there is `room`; return the bytes of those left."""
+        if hold not in self._numbers:
+            return 0
+        self._let_go.add(hold)
+        with told(SWITCH, "let go what the receivers have room for", "a slice of it has left"):
+            await self._link.write_extern(Op.MODIFY, HOLD_QUEUES, self._open(hold, room))
+        return await self._datagrams(hold)
+
+    async def _datagrams(self, hold: int) -> int:
+        """Return how many bytes of datagrams wait."""
+        for _, fields in await self._link.read_externs([HOLD_QUEUES]):
+            if fields["queue"] == self._numbers.get(hold):
+                return int(fields.get("datagrams", 0))
+        return 0
+
+    def _open(self, hold: int, room: int | None = None) -> dict[str, Any]:
+        fields = {"queue": self._numbers[hold], "holding": False}
+        return fields if room is None else {**fields, "room": room}
 
     async def end(self, hold: int) -> HeldStats:
         """Give a queue back; return what it held, and as dropped also what the switch lost since the last time."""

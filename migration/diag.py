@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -27,6 +27,7 @@ NLM_F_DUMP = 0x300
 UDIAG_SHOW_PEER = 0x4
 UNIX_DIAG_PEER = 2
 INET_DIAG_INFO = 2
+INET_DIAG_SKMEMINFO = 7
 INET_DIAG_MD5SIG = 18
 ALL_STATES = 0xFFFFFFFF
 RECEIVE_SIZE = 1 << 17
@@ -44,6 +45,8 @@ _INET_REST = struct.Struct("=IIIII")
 _UNIX_REQUEST = struct.Struct("=BBHIII8s")
 _UNIX_MESSAGE = struct.Struct("=BBBxI8s")  # family, type, state, inode, cookie
 _ATTRIBUTE = struct.Struct("=HH")
+# <linux/sock_diag.h>, SK_MEMINFO_*: allocated for receiving, its limit, five more, the backlog, drops
+_MEMORY = struct.Struct("=II24xI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,15 @@ class UnixSocket:
 
     inode: int
     peer: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveMemory:
+    """The bytes of memory that a socket's receive buffer takes and may take, and the packets that it refused."""
+
+    allocated: int
+    limit: int
+    drops: int
 
 
 class Diag:
@@ -134,6 +146,20 @@ class Diag:
                 attributes = _attributes(message, _INET_MESSAGE.size + _INET_REST.size)
                 if any(kind == INET_DIAG_MD5SIG for kind, _ in attributes):
                     found.add(inode)
+        return found
+
+    def udp_memory(self, ports: Container[int]) -> list[ReceiveMemory]:
+        """Return the receive buffers of the UDP sockets with these local ports."""
+        found = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            extensions = 1 << (INET_DIAG_SKMEMINFO - 1)
+            request = _INET_REQUEST.pack(family, socket.IPPROTO_UDP, extensions, ALL_STATES)
+            for message in self._dump(request):
+                if _parse_inet(socket.IPPROTO_UDP, message).local_port not in ports:
+                    continue
+                for kind, at in _attributes(message, _INET_MESSAGE.size + _INET_REST.size):
+                    if kind == INET_DIAG_SKMEMINFO:
+                        found.append(ReceiveMemory(*_MEMORY.unpack_from(message, at)))
         return found
 
     def unix(self) -> list[UnixSocket]:

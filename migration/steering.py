@@ -109,6 +109,16 @@ class HeldStats:
     packets: int = 0
     bytes: int = 0
     dropped: int = 0
+    receiver_drops: int = 0
+    """Datagrams that the program's own UDP sockets dropped while what was held was let go: their buffers were full. A
+    network does not see them; whoever has the sockets counts them."""
+
+
+class Receivers(Protocol):
+    """Those who get the datagrams that are let go."""
+
+    def room(self) -> int | None:
+        """Return how many bytes of memory they have left for datagrams, 0 while it is not worth it; None if unknown."""
 
 
 class SteeringError(Exception):
@@ -143,10 +153,10 @@ class NullSteering:
     def switch_over(self, move: Move) -> None:
         self.calls.append("switch_over")
 
-    def releasing(self, move: Move) -> Callable[[], None]:
+    def releasing(self, move: Move, room: int | None = None) -> Callable[[], None]:
         return lambda: None
 
-    def release(self, move: Move) -> HeldStats:
+    def release(self, move: Move, receivers: Receivers | None = None) -> HeldStats:
         self.calls.append("release")
         return HeldStats()
 
@@ -208,14 +218,18 @@ class Steering(Protocol):
         Of what the source has sent, the image's share goes on to the peers; the rest waits for `release`.
         """
 
-    def releasing(self, move: Move) -> Callable[[], None]:
+    def releasing(self, move: Move, room: int | None = None) -> Callable[[], None]:
         """Get ready for `release` beside the caller, and return what begins it, to be called at most once.
 
+        It lets go as many datagrams as take `room` bytes of memory where they are received, or all; and all else.
         Neither waits for anything or says how it went: `release` does, and has to follow in any case.
         """
 
-    def release(self, move: Move) -> HeldStats:
+    def release(self, move: Move, receivers: Receivers | None = None) -> HeldStats:
         """Send on what was held, in order, to wherever the endpoints are now, and stop holding.
+
+        UDP's datagrams leave as `receivers` have room for them, as long as these go on reading; else all at once. TCP's
+        segments do not wait for that.
 
         If the move was switched over, what the source sends beyond its image goes on being kept from the peers, until
         `finish`; else it is sent on.

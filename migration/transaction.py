@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -39,10 +40,11 @@ from .journal import WAY_BACK, Journal, app_to_json, host_to_json, move_to_json
 from .namespaces import urgency
 from .netstat import aborted_connections, opened_connections
 from .preflight import Plan, check_ports
+from .receivers import DatagramSockets
 from .report import Connections, Event, OnEvent, Outcome, Phase, Report, StepTime
 from .runtime import Passage, Runtime
 from .slowness import scaled
-from .steering import IpProtocol, Move, Steering, SteeringError
+from .steering import IpProtocol, Move, MovedConnection, MovedListener, Steering, SteeringError
 from .streams import Ends, ends_of, reversed_ends
 from .transfer.modes import Choice, Mode
 from .workspace import is_full, make_folder, remove_folder
@@ -127,6 +129,9 @@ class Transaction:
         """Before the hold stands: nobody has connected to its host for some milliseconds, it has no connection to
         accept, and no datagram can wait that only it could read: no image has those."""
         self._network_touched = False
+        self._receivers: DatagramSockets | None = None
+        """The copy's UDP sockets, since before they got anything."""
+        self._receiver_drops = 0
         self.cancellation = cancellation
         self._bytes: dict[str, int] = {}
 
@@ -295,7 +300,7 @@ class Transaction:
 
     def start_over(self) -> None:
         """Let a program that was stopped with a connection to accept run on, and get ready for the usual order."""
-        self.steering.release(self.move)
+        self.steering.release(self.move)  # it has TCP only
         self.way.back_out()
         self.way.close()
         self.passage, self.stage = None, Stage.UNTOUCHED
@@ -328,7 +333,7 @@ class Transaction:
             self.deadline.check()
             if any(s.state == State.SYN_RECV for s in waiting):
                 # The end of its handshake is among what is held.
-                self.steering.release(self.move)
+                self.release_held(self.move)
                 time.sleep(0.001)
                 self.steering.hold(self.move, self.is_calm)
             else:
@@ -440,12 +445,14 @@ class Transaction:
         self.report.criu.restore_ms += milliseconds(begin)
         self.arrive()
         self.has_arrived = True
-        self.report.held = self.steering.release(self.move)
+        self.release_held(self.move)
         self.journal.write("running", pid=self.copy_pid)
 
     def releasing(self) -> Callable[[], None]:
         """Get ready to let packets go, and return what does it; by then the journal says that the copy runs."""
-        begin = self.steering.releasing(self.move)
+        self._receivers = self.receivers(self.there)
+        room = self._receivers.room() if self._receivers is not None else None
+        begin = self.steering.releasing(self.move, room)
 
         def go() -> None:
             self.journal.write("resumed")
@@ -555,8 +562,24 @@ class Transaction:
         return problems
 
     def release_held(self, move: Move) -> None:
-        """End the hold and remember what it kept."""
-        self.report.held = self.steering.release(move)
+        """End the hold, and remember what it kept and what the program's sockets had no room for."""
+        has_moved = self.stage == Stage.MOVED
+        receivers = self._receivers if has_moved else None
+        if receivers is None:
+            receivers = self.receivers(self.there if has_moved else self.here)
+        held = self.steering.release(move, receivers)
+        self._receiver_drops += receivers.drops() if receivers is not None else 0
+        self.report.held = replace(held, receiver_drops=self._receiver_drops)
+        self._receivers = None
+
+    def receivers(self, diag: Diag) -> DatagramSockets | None:
+        """Return the UDP sockets of what moves, on the host that is asked; None if it has none."""
+        ends: list[MovedListener | MovedConnection] = [*self.move.listeners, *self.move.connections]
+        is_there = diag is self.there
+        ports = {
+            (end.new if is_there else end.old).port for end in ends if end.old.protocol == IpProtocol.UDP
+        }
+        return DatagramSockets(diag, ports) if ports else None
 
     def plan_return(self) -> Plan:
         """Prepare a migration in the other direction, for a copy that has run already."""

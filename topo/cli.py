@@ -230,6 +230,8 @@ def summary(report: dict[str, Any]) -> str:
         f"frozen {criu['frozen_ms']:.1f} ms, restored in {criu['restore_ms']:.1f} ms, "
         f"{held['packets']} packets held"
     )
+    if lost := held["dropped"] + held.get("receiver_drops", 0):
+        text += f" and {lost} lost"
     if report.get("client"):
         text += f", client's longest gap {report['client']['gap_ms']:.1f} ms"
     if warnings := len(report.get("warnings", ())):

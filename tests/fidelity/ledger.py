@@ -22,10 +22,10 @@ by stop and by post-copy, and reads it again.
 
 What else is refused (terminals, devices, namespaces, files that are not at the destination, …) says
 `migration/refusals.py`.
-A program's first address stays its own: it can bind it, call itself by it, and its sockets have it. That takes a control
-group (v2) of its own: without one (a container of Docker's or Podman's, or of runc's on control groups v1) the report
-says so, and `getsockname` tells where the program is now. A port that it binds after its move, at its first address
-or at any, is known to itself and under the address of the host that it is on.
+A program's first address stays its own: it can bind it, call itself by it, and its sockets have it. That takes a
+control group (v2) of its own: without one (a container of Docker's or Podman's, or of runc's on control groups v1) the
+report says so, and `getsockname` tells where the program is now. A port that it binds after its move, at its first
+address or at any, is known to itself and under the address of the host that it is on.
 A container of Docker's or Podman's is restored by its engine: it loses what only our own CRIU worker can give (eventfd
 semaphores, personality, memory-failure and I/O-flusher policy), and the report says so.
 """

@@ -22,7 +22,7 @@ from pathlib import Path
 from controllers.frames import flow_of, is_known
 from migration.model import Host
 from migration.namespaces import in_netns
-from migration.steering import Endpoint, HeldStats, Move, Spoken, SteeringError
+from migration.steering import Endpoint, HeldStats, Move, Receivers, Spoken, SteeringError
 
 RULES = """
 table ip steering {
@@ -349,10 +349,10 @@ class RouterSteering:
             commands += f"add element ip steering to_port {{ {key(who)} : {where.port} }}\n"
         return commands
 
-    def releasing(self, move: Move) -> Callable[[], None]:
+    def releasing(self, move: Move, room: int | None = None) -> Callable[[], None]:
         return lambda: None
 
-    def release(self, move: Move) -> HeldStats:
+    def release(self, move: Move, receivers: Receivers | None = None) -> HeldStats:
         self.calls.append("release")
         if self.owner != move.id:
             return HeldStats()
