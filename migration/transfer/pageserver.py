@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import select
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..criu import Criu
 from ..custody import Custody
 from ..errors import MigrationError
 from ..model import Host
-from ..namespaces import set_priority, urgency
+from ..namespaces import URGENT, set_priority, urgency
 from ..processors import assisting
 from ..slowness import scaled
 from .helper import Helper
@@ -25,8 +26,8 @@ from .link import Link, uncorked
 PAGE_SERVER_LOG = "page-server.log"
 # From the dump's last page until the server has closed its files.
 FLUSH_TIMEOUT = scaled(10.0)
-# Behind the threads here, unlike other processes of CRIU's: they are waited for when its process has done everything
-# and is taken to pieces, which takes 1 ms.
+# Once it has all pages it is behind the threads here, unlike other processes of CRIU's: they are waited for when its
+# process has done everything and is taken to pieces, which takes 1 ms.
 NICE = 0
 
 
@@ -75,9 +76,19 @@ class PageServer:
         options.ps.fd = fd
         options.ps.port = 0
 
-    def watched(self) -> AbstractContextManager[None]:
-        """See that nothing of a dump stays in its connection while the block runs."""
-        return uncorked(self._link.near)
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """See that nothing of a dump stays in its connection while the block runs, and that it goes ahead of others.
+
+        The dump ends when it has taken every page, the program standing still; beside busy processes it would get a
+        fraction of a processor, and only one processor is left to it (processors.py).
+        """
+        set_priority(self.pid, URGENT)
+        try:
+            with uncorked(self._link.near):
+                yield
+        finally:
+            set_priority(self.pid, NICE)
 
     def finish(self) -> None:
         """Return when nothing more will come into the folder; `confirm` says whether all of it is there.

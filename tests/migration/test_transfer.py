@@ -6,9 +6,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from transferring import (
 )
 
 from migration.migrator import Migrator
+from migration.namespaces import URGENT
 from migration.report import Outcome
 from migration.transfer.carrier import Carrier
 from migration.transfer.modes import Kernel, Mode, Via, Wish
@@ -270,6 +272,35 @@ def test_page_server_lost(scene: Stage) -> None:
     assert report.outcome is Outcome.ROLLED_BACK
     assert program.ask() == before
     assert program.migrate("C", Mode.STOP, Via.NETWORK).outcome is Outcome.COMPLETED
+
+
+def test_page_server_goes_ahead_while_it_is_waited_for(scene: Stage) -> None:
+    """The program stands still until it has every page: busy processes must not keep it from a processor."""
+    program = remember(scene)
+    seen: dict[str, set[int]] = {"before": set(), "during": set(), "after": set()}
+    phase = ["before"]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.0005):
+            now = phase[0]
+            for pid in helpers(scene.runtime, "page-server"):
+                with suppress(ProcessLookupError):
+                    seen[now].add(os.getpriority(os.PRIO_PROCESS, pid))
+
+    def fault(step: str, when: str) -> None:
+        if step == "checkpoint":
+            phase[0] = {"before": "during", "after": "after"}[when]
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        assert program.migrate("C", Mode.STOP, Via.NETWORK, fault=fault).outcome is Outcome.COMPLETED
+    finally:
+        over.set()
+        watcher.join()
+    assert URGENT in seen["during"]
+    assert URGENT not in seen["after"]
 
 
 def test_rate_of_the_link_holds(tmp_path: Path) -> None:
