@@ -31,13 +31,16 @@ def pace(
     `let_go` takes the bytes of memory that there is room for, and returns how much still waits.
     """
     begin = last = time.monotonic()
-    fewest = 0
+    fewest = first = 0
     while (room := receivers.room()) is not None:
         now = time.monotonic()
         if room > 0:
             left = let_go(room)
             if left * _MOST_MEMORY <= room:
                 return True
+            first = first or left
+            if left > 2 * first + room:
+                return False  # more comes than is read: it would overflow without a hold, too
             if left < fewest or fewest == 0:
                 fewest, last = left, now
         else:

@@ -68,18 +68,19 @@ def test_a_reader_that_stands_still_is_not_waited_for() -> None:
     assert 0.05 <= time.monotonic() - begin < 5
 
 
-def test_a_sender_that_is_faster_than_the_reader() -> None:
-    """What never ends is ended."""
-    reader = Reader(100, 10)
+@pytest.mark.parametrize(("more", "slices"), [(200, 5), (100, 20)])
+def test_a_sender_that_is_faster_than_the_reader(more: int, slices: int) -> None:
+    """What becomes more is ended at once; what does not become less, after a while."""
+    reader = Reader(100, 150)
 
     def let_go(room: int) -> int:
-        reader.waiting += 2 * room
+        reader.waiting += more
         return reader.let_go(room)
 
     begin = time.monotonic()
-    assert not pace(reader, let_go, most=0.1)
-    assert 0.1 <= time.monotonic() - begin < 5
-    assert len(reader.given) > 3
+    assert not pace(reader, let_go, stall=0.1)
+    assert time.monotonic() - begin < 5
+    assert len(reader.given) == slices if more > 100 else len(reader.given) > slices
 
 
 def test_nobody_knows() -> None:

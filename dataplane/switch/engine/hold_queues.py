@@ -49,8 +49,8 @@ _POLL_S = 0.0001
 _STILL_POLLS = 20
 _FEW = 4
 """Packets that may leave while newer ones pass."""
-_ROUNDS, _ROUNDS_AT_ONCE = 32, 2048
-"""Slices of one call: the switch does nothing else meanwhile. At once, they let go a queue of the usual budget."""
+_ROUNDS = 32
+"""Slices of one call, for the switch does nothing else meanwhile; at once, twice what waits comes on top."""
 _ANY_ROOM = 1 << 40
 
 
@@ -221,7 +221,7 @@ class HoldQueues:
         """
         assert self._plugs is not None
         before = self._lane(number, _DATAGRAMS)
-        rounds = _ROUNDS if room is not None else _ROUNDS_AT_ONCE
+        rounds = _ROUNDS if room is not None else _ROUNDS + 2 * before.in_flight // RUN
         is_stuck = False
         while queue.datagrams is not _Way.OPEN:
             lane = self._lane(number, _DATAGRAMS)
