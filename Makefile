@@ -13,7 +13,7 @@ PACKAGES ?=
 ENGINE ?= podman
 export COMMAND ?=
 
-.PHONY: help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup passengers passengers-setup unit bench images lock lint format doctor clean distclean
+.PHONY: fidelity help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup passengers passengers-setup unit bench images lock lint format doctor clean distclean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 30
@@ -58,6 +58,9 @@ vm-test: vm-setup ## the project on other kernels, in virtual machines (KERNEL=6
 
 passengers: passengers-setup ## servers of the distribution move under load, 20 times each (REDUCED=1: three times)
 	@$(AS_ROOT) env $(if $(filter-out 0,$(REDUCED)),,P4FERRY_PASSENGERS=full) $(PY) -m pytest -q tests/passengers $(ARGS)
+
+fidelity: setup   ## what programs find in themselves, moved in every way (make test has two of the ways)
+	@$(AS_ROOT) env P4FERRY_FIDELITY=full $(PY) -m pytest -q tests/migration/test_fidelity.py $(ARGS)
 
 passengers-setup:
 	@PASSENGERS=1 scripts/setup

@@ -14,7 +14,7 @@ HEAD = """# What a move changes
 After a move that says `completed`, a program finds no difference in itself, its sockets and its files but for what is
 on this page. It is written by `.venv/bin/python -m tests.fidelity --ledger` from the tables that the code and the tests
 go by; a test compares both. `tests/migration/test_fidelity.py` sets each thing, moves the program there and back,
-by stop and by post-copy, and reads it again.
+by stop and by post-copy, and reads it again; `make fidelity` does so over the network, by pre-copy and in a group, too.
 
 - **restored**: as it was, before the copy runs its first instruction.
 - **refused**: the move does not begin (`outcome` is `refused`, `frozen_ms` 0), and the reason names the thing.
