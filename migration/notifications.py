@@ -95,6 +95,8 @@ def overflow(inotify: int, folder: Path) -> bool:
     length = int(_QUEUE_LENGTH.read_text())
     if length > _LONGEST_QUEUE:
         return False
+    if has := unread(inotify):  # from when it was come to as another process's
+        os.read(inotify, has)
     with tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
         file.write(b"x")
         path = os.fsencode(file.name)
