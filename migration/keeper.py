@@ -343,10 +343,17 @@ def enter_cgroup(request: dict[str, Any]) -> None:
 
 
 def enter_with_mounts(host: int) -> None:
-    """Enter a host with a copy of its mounts, so that nothing else meets what is mounted for one program."""
+    """Enter a host with a copy of its mounts, so that nothing else meets what is mounted for one program.
+
+    Its pseudoterminals are its own, too: a copy that is built while the original is there has the same numbers.
+    """
     machine = os.stat("/proc/self/ns/mnt").st_ino  # noqa: PTH116
     ns.enter_host(host)
     ns.copy_mounts(are_machines=os.stat("/proc/self/ns/mnt").st_ino == machine)  # noqa: PTH116
+    with contextlib.suppress(
+        OSError
+    ):  # then its terminals are the machine's, and it is refused with one (refusals.py)
+        ns.new_terminals()
 
 
 def run(request: dict[str, Any]) -> None:
