@@ -31,6 +31,7 @@ from .restarting import Restarts
 from .revival import revive
 from .runtime import Releasing, nothing_to_release
 from .slowness import scaled
+from .terminals import Terminals
 from .transfer.carrier import Carrier
 from .transfer.modes import Choice
 from .uncarried import STATE_FILE, Baseline, State
@@ -85,6 +86,8 @@ class ProcessPassage:
         self._baseline = Baseline({})
         self._state = State()
         """What CRIU does not carry."""
+        self._terminals = Terminals()
+        """What has been taken from its terminals, and belongs to whichever runs on."""
         self._workers: list[Worker] = []
         self._carrier: Carrier | None = None
         self.has_run = False
@@ -246,10 +249,12 @@ class ProcessPassage:
 
     def _write_image(self) -> None:
         with self._guarded(), self.carrier.freezing():
-            self._dumper.answer(True)
             self._frozen = tree.processes(self._pid)
+            self._terminals.take(self._pid, self._frozen, self._folder)
+            self._dumper.answer(True)
             # While CRIU is at work, for nobody has to wait for it then.
             self._state = State.read(self._frozen, self._baseline)
+            self._state.warnings += self._terminals.warnings
             self._dumper.wait_for("post-dump", self.carrier.early)
             if self.carrier.keeps_source:
                 self.carrier.frozen(self._frozen)
@@ -308,7 +313,9 @@ class ProcessPassage:
         self._copy = self._restorer.wait_for("post-restore")
         self._apart.give_back(self._copy, is_alone=len(self._frozen) == 1)
         self._custody.announced.add(self._copy)
-        self._state.give(tree.processes(self._copy), self._baseline.places, self._folder)
+        copies = tree.processes(self._copy)
+        self._state.give(copies, self._baseline.places, self._folder)
+        self._terminals.give(self._copy, copies)
         self.carrier.built()
         self._restarts.write(self._app, self._copy, self._deadline)
         if self._proc is not None and self._proc.removed:
@@ -439,9 +446,11 @@ class ProcessPassage:
         if not self._custody.is_running(self._pid):
             # CRIU holds its sockets still, in repair mode. Killed, it closes them without a word to the peers.
             self._custody.kill(self._dumper.pid, signal.SIGKILL)
-        elif self._is_frozen:
-            with contextlib.suppress(CriuFailed):
-                self._dumper.answer(False)
+        else:
+            self._terminals.give_back(self._pid, self._folder)
+            if self._is_frozen:
+                with contextlib.suppress(CriuFailed):
+                    self._dumper.answer(False)
         # Before the freeze, hanging up is enough: CRIU waits at pre-dump and has touched nothing.
         self._dumper.close()
         self._is_frozen = False

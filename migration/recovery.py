@@ -22,6 +22,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+from . import terminals
 from .errors import MigrationError
 from .groups import Party, member_folder, members
 from .images import INVENTORY_IMAGE
@@ -74,6 +75,7 @@ class Unfinished:
     is_committed: bool  # the original was to be ended
     has_run: bool  # the copy has, or was just about to
     copy_pids: tuple[int, ...]
+    was_revived: bool = False  # and what was taken from its terminals is there again
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def understand(records: list[dict[str, Any]]) -> Unfinished | None:
         is_committed="commit" in facts,
         has_run="running" in facts or "resumed" in facts,
         copy_pids=next((tuple(facts[name]["pids"]) for name in ("commit", "copy") if name in facts), ()),
+        was_revived="revived" in facts,
     )
 
 
@@ -171,6 +174,9 @@ def settle(found: Unfinished, steering: Steering, programs: Programs, path: Path
             verdict, reason = _revive(member, found, programs, path)
     for member in members(app):
         if member not in gone:  # only now, when its peers are there again
+            if not found.was_revived:
+                folder = _folder_of(member, found)
+                terminals.read_back(folder).give_back(member.pid, folder)
             programs.wake(member)
     problem = _steer(steering, ("switch_back", "release"), found.move)
     return Recovered(found.identity, app, verdict, "; ".join(filter(None, (reason, problem))) or None)
@@ -193,9 +199,12 @@ def copy_of(found: Unfinished) -> App:
     return Party(copies) if isinstance(found.app, Party) else copies[0]
 
 
+def _folder_of(app: App, found: Unfinished) -> Path:
+    return member_folder(found.folder, app) if isinstance(found.app, Party) else found.folder
+
+
 def _revive(app: App, found: Unfinished, programs: Programs, path: Path) -> tuple[Verdict, str | None]:
-    folder = member_folder(found.folder, app) if isinstance(found.app, Party) else found.folder
-    images = folder / "images"
+    images = _folder_of(app, found) / "images"
     # CRIU writes the inventory last: without it the image is not complete.
     if not (images / INVENTORY_IMAGE).exists():
         return Verdict.LOST, f"{app.name} ended before its image was complete"

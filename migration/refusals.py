@@ -19,7 +19,8 @@ from pathlib import Path
 
 from . import descriptors, tree
 from .model import App, Host
-from .tree import PROC, OpenFile
+from .pairs import Pairs
+from .tree import DELETED, PROC, OpenFile
 from .volumes import covers
 
 GHOST_LIMIT = 64 << 20
@@ -45,11 +46,10 @@ _HINTS = {
 }
 """How programs can be kept from using what cannot be carried."""
 _SOCKETS = {"TCP", "TCPv6", "UDP", "UDPv6", "UNIX", "UNIX-STREAM", "NETLINK"}
-_TTY_MAJORS = {4, 5, *range(136, 144), 204}
+_TTY_MAJORS = {4, 5, *range(128, 144), 204}
 _SHARED_MEMORY = re.compile(r"/SYSV[0-9a-f]{8}( \(deleted\))?$")
 _PROCESS_FILE = re.compile(r"/proc/(\d+)(/|$)")
 _NAMESPACES = ("net", "mnt", "user", "ipc", "uts", "pid")
-_DELETED = " (deleted)"
 
 
 def find(app: App, destination: Host) -> str | None:
@@ -77,6 +77,7 @@ def offences(app: App, destination: Host) -> Iterator[str]:
             )
         return  # of which /proc would tell nothing else
     unread, keyed = _unread_netlink(app.pid), descriptors.keyed_sockets(app.pid)
+    pairs = Pairs(app.pid, pids, app.engine.engine.capitalize() if app.engine else None)
     inside = tree.mounts(app.pid) if app.container or app.engine else None
     if inside is not None:
         yield from _guests(app.pid, pids)
@@ -85,7 +86,7 @@ def offences(app: App, destination: Host) -> Iterator[str]:
             yield from _process(pid, app.pid)
             for file in tree.open_files([pid]):
                 with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                    yield from _descriptor(file, unread, keyed)
+                    yield from _descriptor(file, unread, keyed, pairs)
                     if inside is not None:
                         yield from _outside(file, inside, None if app.engine else app.log)
                     elif (
@@ -116,7 +117,7 @@ def _process(pid: int, root: int) -> Iterator[str]:
             yield f"process {pid} is in a {kind} namespace of its own"
 
 
-def _descriptor(file: OpenFile, unread: set[int], keyed: set[int]) -> Iterator[str]:
+def _descriptor(file: OpenFile, unread: set[int], keyed: set[int], pairs: Pairs) -> Iterator[str]:
     """Look at one open descriptor."""
     path, target = f"/proc/{file.pid}/fd/{file.fd}", file.target
     having = f"process {file.pid} has %s open (descriptor {file.fd})"
@@ -139,14 +140,18 @@ def _descriptor(file: OpenFile, unread: set[int], keyed: set[int]) -> Iterator[s
         mode = Path(path).stat()
         if what := _UNREACHABLE.get(_file_system(path)):
             yield having % (f"{what} {target}" if what.startswith("the ") else what)
-        yield from (having % what for what in _device(target, mode))
+        if stat.S_ISCHR(mode.st_mode) and os.major(mode.st_rdev) in _TTY_MAJORS:
+            what = having % f"the terminal {target}"
+            yield from (f"{what}, but {reason}" for reason in pairs.why_not(file, mode))
+        else:
+            yield from (having % what for what in _device(target, mode))
         if match := _PROCESS_FILE.match(target):
             yield having % f"the file {target} of process {match[1]}"
         if stat.S_ISDIR(mode.st_mode):
             yield from (having % what for what in descriptors.of_directory(file))
         if stat.S_ISREG(mode.st_mode) and mode.st_nlink == 0 and mode.st_size > GHOST_LIMIT:
             size = mode.st_size >> 20
-            yield having % f"the deleted file {target.removesuffix(_DELETED)} of {size} MiB"
+            yield having % f"the deleted file {target.removesuffix(DELETED)} of {size} MiB"
 
 
 def _file_system(path: str) -> int:
@@ -203,13 +208,13 @@ def _mapping(path: str, link: str, pid: int, destination: Host | None) -> Iterat
 def _place(path: str, link: str, pid: int, destination: Host) -> Iterator[str]:
     """See that a file is the same one at the destination; of a deleted one the folder counts."""
     here = Path(link).stat()
-    if path.endswith(_DELETED):
+    if path.endswith(DELETED):
         if here.st_nlink == 0 and path.startswith("/memfd:"):
             return
-        folder = Path(path.removesuffix(_DELETED)).parent
+        folder = Path(path.removesuffix(DELETED)).parent
         there, here_folder = _stat_at(destination, folder), _stat_at_process(pid, folder)
         if there is None or here_folder is None or not os.path.samestat(there, here_folder):
-            yield f"the folder {folder} of its deleted file {path.removesuffix(_DELETED)} is not on {destination.name}"
+            yield f"the folder {folder} of its deleted file {path.removesuffix(DELETED)} is not on {destination.name}"
         return
     there = _stat_at(destination, Path(path))
     if there is None:

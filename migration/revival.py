@@ -9,10 +9,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from . import baggage, tree, uncarried
+from . import baggage, terminals, tree, uncarried
 from .arrival import end_waiting
 from .criu import RESTORE_LOG, Criu, Worker
 from .custody import Custody
+from .errors import MigrationError
 from .images import FILES_IMAGE, INVENTORY_IMAGE, rewrite_files, split
 from .inet import Relocation
 from .journal import Note
@@ -64,7 +65,10 @@ def revive(
             worker.request("RESTORE", folder, adjust=adjust)
             pid = worker.wait_for("post-restore")
             custody.announced.add(pid)
-            state.give(tree.processes(pid), Places(), folder)
+            copies = tree.processes(pid)
+            state.give(copies, Places(), folder)
+            with contextlib.suppress(MigrationError):  # better without what was in a terminal than not at all
+                terminals.read_back(parent).give(pid, copies)
             note(pid)
             worker.answer(True)
             worker.finish()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+DELETED = " (deleted)"  # what /proc says behind the path of a file that has no name any more
 PF_EXITING = 0x4  # include/linux/sched.h
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 

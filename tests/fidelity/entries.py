@@ -214,7 +214,55 @@ MULTICAST = (
     Entry("IPv6 membership", "join6()", "joined('group6', 'ff05::77')"),
 )
 
+TERMINALS = (
+    Entry(
+        "number and name", "pty('plain')", "[os.ttyname(ptys['plain'][1]), ask(ptys['plain'][0], 0x80045430)]"
+    ),
+    Entry("settings", "settings()", "told('settings')"),
+    Entry("any speed", "speed()", "ask(ptys['speed'][1], 0x802C542A, 44)", note="BOTHER"),
+    Entry("locked settings", "locked()", "ask(ptys['locked'][1], termios.TIOCGLCKTRMIOS, 60)"),
+    Entry(
+        "window size",
+        "fcntl.ioctl(pty('window')[1], termios.TIOCSWINSZ, struct.pack('4H', 11, 22, 33, 44))",
+        "[ask(fd, termios.TIOCGWINSZ, 8) for fd in ptys['window']]",
+    ),
+    Entry("packet mode", "packets()", "packet_read()", note="TIOCPKT"),
+    Entry("exclusive use", "exclusive()", "both('exclusive', 0x80045440)", note="TIOCEXCL"),
+    Entry("lock of the slave", "lock()", "ask(ptys['lock'][0], 0x80045439)"),
+    Entry("owner, mode and times of the slave", "owned()", "owned_as()"),
+    Entry("unread lines and ends-of-file, and their echoes", "type_lines()", "typed_lines()"),
+    Entry("unfinished line", "type_part()", "typed_part()"),
+    Entry("unread bytes without lines", "type_bytes('raw')", "typed_bytes('raw')"),
+    Entry("unread output", "say()", "said()"),
+    Entry("as much unread output as there can be", "fill()", "full()"),
+    Entry("output stopped by tcflow", "stopped_by_call()", "goes_on_after('tcflow')"),
+    Entry("output stopped by its character", "stopped_by_character()", "goes_on_after('stop')"),
+    Entry("master whose slaves have been closed", "hung()", "hung_up()"),
+    Entry("master whose slave was never open", "never()", "everything(ptys['never'][0])"),
+    Entry("session and foreground process group", "session()", "in_session()"),
+    Entry(
+        "controlling terminal", "", "interrupted()", note="whose interrupt character comes to the foreground"
+    ),
+    Entry("flags, owner and signal of terminals", "signalled()", "signalled_as()"),
+)
+
 REFUSED = (
+    _refused(
+        "a terminal that is open as /dev/tty",
+        "devtty()",
+        "has the terminal /dev/tty open .* only by its own name",
+    ),
+    _refused(
+        "a terminal whose master has been closed",
+        "closed_master()",
+        r"has the terminal /dev/pts/\d+ \(deleted\) open .* its other end has been closed",
+    ),
+    _refused(
+        "a terminal with the number 32 or a higher one",
+        "many()",
+        "CRIU makes terminals below number 32 again",
+    ),
+    _refused("another line discipline", "other_discipline()", "its line discipline is number 27"),
     _refused("unread urgent data of TCP", "urgent()", r"urgent data that has not been read \(MSG_OOB\)"),
     _refused(
         "unread urgent data of a UNIX socket",
@@ -241,6 +289,11 @@ REFUSED = (
 )
 
 WARNED = (
+    _warned(
+        "a state of packet mode that has not been read",
+        "packet_state()",
+        r"has lost a state of packet mode \(TIOCPKT\)",
+    ),
     _warned("CPU times, CPU clocks, start times", "", "CPU times, CPU clocks and start times begin anew"),
     _warned("mlockall(MCL_FUTURE)", "libc.mlockall(2); area('after')", r"mlockall\(MCL_FUTURE\)"),
     _warned("sealed memory", "seal()", r"has sealed 1 areas of memory \(mseal\)"),
@@ -281,4 +334,10 @@ HIDDEN = tuple(
         ("flow labels of IPv6", "IPV6_FLOWLABEL_MGR: not leased after a move"),
     )
 )
-GROUPS = {"process": PROCESS, "memory": MEMORY, "files": FILES, "multicast": MULTICAST}
+GROUPS = {
+    "process": PROCESS,
+    "memory": MEMORY,
+    "files": FILES,
+    "terminals": TERMINALS,
+    "multicast": MULTICAST,
+}

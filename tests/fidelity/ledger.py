@@ -20,7 +20,7 @@ by stop and by post-copy, and reads it again; `make fidelity` does so over the n
 - **refused**: the move does not begin (`outcome` is `refused`, `frozen_ms` 0), and the reason names the thing.
 - **warned of**: the move is made, and the report's `warnings`, a list of sentences, names what was lost.
 
-What else is refused (terminals, devices, namespaces, files that are not at the destination, …) says
+What else is refused (terminals from outside, devices, namespaces, files that are not at the destination, …) says
 `migration/refusals.py`.
 A program's first address stays its own: it can bind it, call itself by it, and its sockets have it. That takes a
 control group (v2) of its own: without one (a container of Docker's or Podman's, or of runc's on control groups v1) the
@@ -45,6 +45,7 @@ def text() -> str:
         "process": "Process and threads",
         "memory": "Memory",
         "files": "Descriptors",
+        "terminals": "Pseudoterminals, both ends of which are the program's",
         "multicast": "Multicast",
     }
     lines += ["## Restored\n"]

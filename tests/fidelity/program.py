@@ -22,6 +22,8 @@ import termios
 import threading
 import time
 
+from ptys import *  # noqa: F403 (for entries)
+
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]

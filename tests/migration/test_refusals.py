@@ -33,7 +33,10 @@ print("ready", flush=True)
 time.sleep(1000)
 """
 OFFENDERS = {
-    "terminal": ("fds = os.openpty()", r"the (terminal|device) /dev/(pts/\d+|ptmx)"),
+    "terminal": (
+        "a, b = os.openpty(); os.close(a)",
+        r"has the terminal /dev/pts/\d+ \(deleted\) open \(descriptor \d+\), but",
+    ),
     "device": ("fd = os.open('/dev/kmsg', os.O_RDONLY)", r"has the device /dev/kmsg open \(descriptor \d+\)"),
     "packet": ("s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)", "has a PACKET socket open"),
     "raw": ("s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)", "has a RAW socket open"),
