@@ -17,14 +17,15 @@ import termios
 import time
 from collections.abc import Iterator
 
-from . import sockopts
+from . import sockopts, tree
 from .attributes import Inherited
 from .diag import Diag
 from .repair import getfd
 from .slowness import scaled
 from .sockopts import TCP, UDP
-from .tree import OpenFile
+from .tree import PROC, OpenFile
 
+_CRIU_OPENS = 4  # at once: its socket, and what it sends and receives through it
 _GET_FILTER = 26  # SO_GET_FILTER, of SOL_SOCKET
 _TCP_ULP, _TCP_AO_INFO, _UDP_CORK = 31, 40, 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,6 +74,22 @@ def of_process(pid: int) -> Iterator[str]:
     """List what a process has that its copy could not be built with."""
     if strange := Inherited.of(pid).strange:
         yield f"process {pid} has a personality that CRIU cannot have as well (0x{strange:08x}, personality(2))"
+    if (limit := full_at(pid)) is not None:
+        yield (
+            f"process {pid} can open no file more (RLIMIT_NOFILE {limit}), which CRIU's code in it has to; "
+            "if it is at a login, as sshd's is, it will not be for long"
+        )
+
+
+def full_at(pid: int) -> int | None:
+    """Return a process's limit of open files if it has come so near to it that CRIU cannot work in it."""
+    for line in tree.read_or_empty(PROC / f"{pid}/limits").splitlines():
+        if line.startswith("Max open files") and (words := line.split())[3].isdigit():
+            limit = int(words[3])
+            used = set(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 (names only)
+            free = limit - sum(int(fd) < limit for fd in used)
+            return limit if free < _CRIU_OPENS else None
+    return None
 
 
 def has_urgent_data(one: socket.socket) -> bool:

@@ -57,6 +57,10 @@ OFFENDERS = {
         "fd = os.open('/proc/self/stat', os.O_RDONLY)",
         r"has the file /proc/\d+/stat of process",
     ),
+    "no file more": (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))",
+        r"can open no file more \(RLIMIT_NOFILE 3\)",
+    ),
     "ghost": (
         "fd = os.open('/dev/shm', os.O_TMPFILE | os.O_RDWR); os.ftruncate(fd, 100 << 20)",
         "has the deleted file .* of 100 MiB open",
@@ -133,10 +137,14 @@ def test_offender_is_refused(scene: Stage, name: str) -> None:
 
 
 HARMLESS = """
+import resource
 s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW); s.bind((0, 0))
 fds = [os.open('/dev/' + n, os.O_RDWR) for n in ('null', 'zero', 'full', 'random', 'urandom')]
 fds += [os.open('/proc/meminfo', os.O_RDONLY), os.pidfd_open(os.getpid())]
 m = mmap.mmap(os.open('/dev/zero', os.O_RDWR), 4096)
+number = os.open('/dev/null', os.O_RDONLY)
+os.close(number)
+resource.setrlimit(resource.RLIMIT_NOFILE, (number + 4, 100))
 if os.fork() == 0:
     os.setpriority(os.PRIO_PROCESS, 0, 5)
     time.sleep(1000)
