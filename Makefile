@@ -63,7 +63,7 @@ fidelity: setup   ## what programs find in themselves, moved in every way (make 
 	@$(AS_ROOT) env P4FERRY_FIDELITY=full $(PY) -m pytest -q tests/migration/test_fidelity.py $(ARGS)
 
 passengers-setup:
-	@PASSENGERS=1 scripts/setup
+	@PASSENGERS=$(if $(filter-out 0,$(REDUCED)),1,full) scripts/setup
 
 vm-setup:
 	@VM=1 scripts/setup

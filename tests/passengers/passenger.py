@@ -39,6 +39,12 @@ class Passenger:
     """Each makes connections, and checks until it is told to stop; raises Wrong."""
     is_ready: Callable[[Client], bool] = lambda client: client.can_connect()
     """Asks once."""
+    places: tuple[Path, ...] = ()
+    """Folders that its package makes when its service is started."""
+    passing: str = "never"
+    """What a move may be refused for that is over soon (a regular expression)."""
+    is_large: bool = False
+    """Takes part in a full run only: its package brings hundreds of megabytes."""
 
     @property
     def missing(self) -> str | None:
@@ -46,6 +52,18 @@ class Passenger:
         if shutil.which(self.program, path=PATH) is None:
             return f"{self.name} is not installed (apt-get install {self.package})"
         return None
+
+    @contextmanager
+    def at_home(self) -> Iterator[None]:
+        """Make the folders that it needs, and take away those that were not there."""
+        made = [place for place in self.places if not place.exists()]
+        try:
+            for place in made:
+                place.mkdir(mode=0o755)
+            yield
+        finally:
+            for place in made:
+                place.rmdir()
 
 
 class Client:
@@ -88,6 +106,16 @@ class Client:
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "PATH": PATH, **(env or {})},
+        )
+
+    def start_raw(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start a program on the client's host, to talk to in bytes."""
+        return subprocess.Popen(
+            ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PATH": PATH},
         )
 
     def goes_on(self) -> bool:

@@ -447,7 +447,7 @@ def names_by_tcp(client: Client) -> None:
                 time.sleep(0.02)
 
 
-PASSENGERS = (
+SERVERS = (
     Passenger("nginx", "nginx-light", "nginx", 8080, _nginx, (keep_alive, keep_alive, downloads)),
     Passenger(
         "postgresql",
