@@ -42,17 +42,14 @@ class Pairs:
         is_slave = device[0] in SLAVES
         if self._engine is not None:  # nobody takes out what is in them, and puts it back
             yield f"terminals are not carried in containers of {self._engine}"
-        elif device == CONTROLLING:
-            # It has to be the first one that CRIU comes to with the pair (criu/tty.c, tty_verify_ctty).
-            yield "CRIU carries it only by its own name (ttyname(3))"
-        elif not is_slave and device != MULTIPLEXER:
+        elif not is_slave and device not in (CONTROLLING, MULTIPLEXER):
             yield "it is the machine's"
         elif self._own is None:
             yield f"the program shares {FOLDER} with the machine"
         elif is_slave and status.st_dev != self._own:
             yield "it comes from outside, where its other end would stay"
         else:
-            yield from self._of_pair(file, is_master=not is_slave)
+            yield from self._of_pair(file, is_master=device == MULTIPLEXER)
 
     def _of_pair(self, file: OpenFile, *, is_master: bool) -> Iterator[str]:
         try:

@@ -1,4 +1,4 @@
-// Loaded into CRIU (LD_PRELOAD), for three things that it cannot do by itself; see preload.py.
+// Loaded into CRIU (LD_PRELOAD), for things that it cannot do by itself; see preload.py.
 //
 // - Where root lacks CAP_SYS_RESOURCE the kernel does not tell prlimit(2) the limits of another user's process, though everyone
 //   may read them in /proc/PID/limits: what could not be read with the one is read from the other.
@@ -30,6 +30,7 @@ char *getenv(const char *name);
 int fstatat64(int folder, const char *path, struct stat64 *status, int flags);
 long read(int fd, void *buffer, size_t size);
 int close(int fd);
+long real_terminal(const char *path, char *text, size_t size, long length); // devtty.c
 
 // The names of limits as the kernel writes them, in the order of their numbers (fs/proc/base.c).
 static const char *const names[LIMITS] = {
@@ -396,7 +397,9 @@ long readlink(const char *path, char *text, size_t size)
 {
 	char room[LONGEST];
 
-	return call(__NR_readlinkat, AT_FDCWD, (long)actual(path, room), (long)text, (long)size, 0, 0);
+	long length = call(__NR_readlinkat, AT_FDCWD, (long)actual(path, room), (long)text, (long)size, 0, 0);
+
+	return real_terminal(path, text, size, length);
 }
 
 int access(const char *path, int mode)

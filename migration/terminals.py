@@ -70,6 +70,11 @@ class Terminals:
         files = [file for file in tree.open_files(pids) if is_terminal(file.target)]
         inside = {pid: tree.inside(pid) for pid in pids}
         opened = slaves_of(files)
+        self.warnings += [
+            f"descriptor {file.fd} of process {inside[file.pid]}, opened as {file.target}, has the name of its terminal"
+            for file in files
+            if file.target == "/dev/tty"
+        ]
         self.flags = [one for file in files if (one := _flags_of(file, inside)) is not None]
         try:
             with _masters(files) as masters:

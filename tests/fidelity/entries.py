@@ -248,11 +248,6 @@ TERMINALS = (
 
 REFUSED = (
     _refused(
-        "a terminal that is open as /dev/tty",
-        "devtty()",
-        "has the terminal /dev/tty open .* only by its own name",
-    ),
-    _refused(
         "a terminal whose master has been closed",
         "closed_master()",
         r"has the terminal /dev/pts/\d+ \(deleted\) open .* its other end has been closed",
@@ -289,6 +284,12 @@ REFUSED = (
 )
 
 WARNED = (
+    _warned(
+        "a terminal that was opened as /dev/tty",
+        "devtty()",
+        r"descriptor \d+ of process \d+, opened as /dev/tty, has the name of its terminal",
+        "it is the same terminal",
+    ),
     _warned(
         "a state of packet mode that has not been read",
         "packet_state()",

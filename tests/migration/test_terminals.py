@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,8 +96,8 @@ class Shell:
     """An interactive shell to which lines are typed."""
 
     def __init__(self, scene: Stage) -> None:
-        self.prefix, self.count = scene.folder / "typed", 0
-        self.app = launch(scene, "shell", SHELL, str(self.prefix), ready="here 42")
+        self.prefix, self.count = Path(tempfile.mkdtemp(dir=scene.folder)) / "typed", 0
+        self.app = launch(scene, f"shell-{self.prefix.parent.name}", SHELL, str(self.prefix), ready="here 42")
 
     def type(self, text: str, answer: str) -> None:
         """Type something, and wait for an answer that there has not been before."""
@@ -120,6 +121,18 @@ def test_shell_goes_on(scene: Stage) -> None:
         shell.type("\x03", "interrupted\n")  # which is for the foreground alone
         shell.type("jobs; tty\n", "/dev/pts/0\n")
         assert "Running" in shell.app.log.read_text().rpartition("interrupted")[2]
+    scene.runtime.terminate(shell.app, 0.1)
+
+
+def test_controlling_terminal_is_open_by_that_name(scene: Stage) -> None:
+    """What has opened /dev/tty, as pagers and whatever asks for a password do, goes on with the same terminal."""
+    shell = Shell(scene)
+    for host in ("C", "B"):
+        shell.type("{ echo reading; read word <&3; echo read $word >&3; } 3<>/dev/tty\n", "reading\n")
+        report = scene.migrator().migrate(shell.app, scene.hosts[host])
+        assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+        assert any("opened as /dev/tty" in warning for warning in report.warnings)
+        shell.type(f"word{host}\n", f"read word{host}\n")
     scene.runtime.terminate(shell.app, 0.1)
 
 

@@ -101,6 +101,21 @@ def echo(client: Client) -> None:
     made.communicate(timeout=60)
 
 
+def answers(client: Client) -> None:
+    """A program that asks at /dev/tty, whatever its input and output are."""
+    loop = "while read word <&3; do echo heard $word >&3; done"
+    asking = f"{{ stty -echo </dev/tty; exec 3<>/dev/tty; echo begun; {loop}; }} </dev/null | cat"
+    to, source, made = _session(client, asking)
+    expect(_line(source), b"begun", "the begin")
+    while client.goes_on():
+        to.write(b"word%d\n" % client.rounds)
+        to.flush()
+        expect(_line(source), b"heard word%d" % client.rounds, "an answer")
+    to.write(b"\x04")
+    to.flush()
+    _leave(made, 0)
+
+
 def interrupts(client: Client) -> None:
     """The interrupt character ends what is in the foreground, which says so, and the shell goes on with the next."""
     job = "sh -c 'trap \"echo interrupted \\$0; exit\" INT; echo started $0; while :; do sleep 0.05; done' "
@@ -141,7 +156,7 @@ SSHD = Passenger(
     "sshd",
     2222,
     _prepare,
-    (shell, echo, interrupts, logins),
+    (shell, echo, answers, interrupts, logins),
     places=(_RUN,),
     # The process that talks with somebody who has not logged in yet is not let open anything (RLIMIT_NOFILE 1); one
     # that comes between the look at the program and its being stopped lets CRIU give up.
