@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from moving import PROJECT, PYTHON, Stage, says, stage, wait_until
 
+from migration.criu import Aside, Worker
 from migration.custody import Custody
 from migration.errors import MigrationError
 from migration.model import App
@@ -29,25 +30,24 @@ from migration.transfer.modes import Mode, Wish
 
 pytestmark = pytest.mark.net
 
-# A terminal with a line, an unfinished one and output that nobody has read; when it is told to it says what is there.
+# A terminal with a line, an unfinished one and output that nobody has read; when a file is there it says what there is.
 FULL = """
-import fcntl, os, signal, sys, termios, time
+import fcntl, os, sys, termios, time
 master, slave = os.openpty()
 os.write(slave, b"output\\n")
 os.write(master, b"line\\nunfin")
-def tell(*_):
-    for fd in (master, slave):
-        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-        assert not flags & os.O_NONBLOCK, flags
-    said = os.read(master, 1000)
-    os.write(master, b"ished\\n")
-    print([said, os.read(slave, 1000), os.read(slave, 1000)], flush=True)
-signal.signal(signal.SIGUSR1, tell)
 while fcntl.ioctl(master, termios.FIONREAD, bytes(4))[0] < 19:  # until all is echoed
     time.sleep(0.01)
 print("ready", os.ttyname(slave), flush=True)
-while True:
-    time.sleep(1000)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+for fd in (master, slave):
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    assert not flags & os.O_NONBLOCK, flags
+said = os.read(master, 1000)
+os.write(master, b"ished\\n")
+print([said, os.read(slave, 1000), os.read(slave, 1000)], flush=True)
+time.sleep(1000)
 """
 TOLD = r"[b'output\r\nline\r\nunfin', b'line\n', b'unfinished\n']"
 # A shell in a session of its own, to which is typed what the files PREFIX.0, PREFIX.1, … have; what it says is told.
@@ -80,14 +80,15 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def launch(scene: Stage, name: str, script: str, *arguments: str, ready: str = "ready") -> App:
     """Start a program and wait until it is ready."""
     log = scene.folder / f"{name}.log"
-    app = scene.runtime.launch(name, scene.hosts["B"], [PYTHON, "-c", script, *arguments], log)
+    command = [PYTHON, "-c", script, *(arguments or [str(log.with_suffix(".ask"))])]
+    app = scene.runtime.launch(name, scene.hosts["B"], command, log)
     wait_until(lambda: says(log, ready), "the program's being ready")
     return app
 
 
 def see_told(app: App) -> None:
     """See that a program finds in its terminal what it has left there, and in its descriptors what they were."""
-    os.kill(app.pid, signal.SIGUSR1)
+    app.log.with_suffix(".ask").touch()
     wait_until(lambda: says(app.log, "\n["), "its answer")
     assert app.log.read_text().splitlines()[-1:] == [TOLD]
 
@@ -152,6 +153,30 @@ def test_nothing_is_taken_from_one_that_stays(scene: Stage, step: str) -> None:
     scene.runtime.terminate(app, 0.1)
 
 
+@pytest.mark.parametrize("script", ["query-ext-files", "post-dump"])
+def test_nothing_is_lost_with_criu(scene: Stage, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CRIU is killed before it writes the image, and while it does."""
+    wait_for = Worker.wait_for
+
+    def kill_then_wait(self: Worker, awaited: str, aside: Aside | None = None) -> int:
+        if awaited == "post-dump" == script:
+            self.kill()
+        found = wait_for(self, awaited, aside)
+        if awaited == script:
+            self.kill()
+        return found
+
+    app = launch(scene, f"killed-{script}", FULL)
+    with monkeypatch.context() as patched:
+        patched.setattr(Worker, "wait_for", kill_then_wait)
+        report = scene.migrator().migrate(app, scene.hosts["C"])
+    assert report.outcome is Outcome.ROLLED_BACK, report.reason
+    see_told(app)
+    report = scene.migrator().migrate(app, scene.hosts["C"])
+    assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+    scene.runtime.terminate(app, 0.1)
+
+
 CRASH = """
 import os, signal, sys, time
 sys.path[:0] = [{project!r}]
@@ -169,7 +194,7 @@ def crash(step, when):
 hosts = [Host(n, p, IPv4Address(a)) for n, p, a in {hosts!r}]
 runtime = ProcessRuntime(custody=Custody(Path({keeper!r})))
 log = Path({log!r})
-app = runtime.launch("crash", hosts[0], ["/usr/bin/python3", "-c", {script!r}], log)
+app = runtime.launch("crash", hosts[0], ["/usr/bin/python3", "-c", {script!r}, str(log.with_suffix(".ask"))], log)
 while not log.exists() or "ready" not in log.read_text():
     time.sleep(0.01)
 folders = dict(images=Path({images!r}), journals=Path({journals!r}))
