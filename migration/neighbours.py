@@ -83,14 +83,23 @@ def other_end(socket: InetSocket, everything: Sequence[InetSocket]) -> InetSocke
 
 
 def check_unix(app: App, surroundings: Surroundings) -> None:
-    """Refuse a program that a UNIX socket connects with another one: CRIU can carry such a pair only whole."""
-    own = sockets_of(app)
-    with Diag(app.host.pid) as diag:
-        strange = [s for s in diag.unix() if _is_strange(s, own)]
-    if strange:
-        other = owner(strange[0].peer, surroundings)
+    """Refuse a program that a UNIX socket connects with another one: CRIU can carry such a pair only whole.
+
+    It has to be there at a second look: a program that forks while its processes are gone through, as sshd at a
+    login, has been seen with one end of a pair.
+    """
+    strange = _strange_sockets(app)
+    if strange and (strange := strange & _strange_sockets(app)):
+        other = owner(min(strange)[1], surroundings)
         hint = ": start both with the same --group" if other.is_app else ""
         raise Refused(f"{app.name} cannot be moved: a UNIX socket connects it with {other.name}{hint}")
+
+
+def _strange_sockets(app: App) -> set[tuple[int, int]]:
+    """Return the inodes of sockets of which the other end is not the program's, with those of the other ends."""
+    own = sockets_of(app)
+    with Diag(app.host.pid) as diag:
+        return {(s.inode, s.peer) for s in diag.unix() if _is_strange(s, own)}
 
 
 def _is_strange(socket: UnixSocket, own: set[int]) -> bool:

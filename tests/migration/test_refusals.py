@@ -19,7 +19,7 @@ from moving import ECHO, PYTHON, Stage, says, stage, wait_until
 from migration import refusals, tree
 from migration.model import App, Host
 from migration.namespaces import in_netns
-from migration.neighbours import Surroundings
+from migration.neighbours import Surroundings, check_unix
 from migration.report import Event, Outcome
 
 pytestmark = pytest.mark.net
@@ -209,6 +209,32 @@ def test_peer_that_is_no_app_is_named(scene: Stage) -> None:
             scene.runtime.terminate(app)
         finally:
             stranger.kill()  # whatever fails: leaving the block waits for its end
+
+
+FORKING = """
+children = []
+def fork():
+    ends = socket.socketpair()
+    if (pid := os.fork()) == 0:
+        ends[0].close()
+        time.sleep(0.01)
+        os._exit(0)
+    ends[1].close()
+    children.append((pid, ends[0]))
+    if len(children) > 20:
+        os.waitpid(children.pop(0)[0], 0)
+print("ready", flush=True)
+while True:
+    fork()
+"""
+
+
+def test_children_that_come_and_go_are_no_strangers(scene: Stage) -> None:
+    """One that is born with a pair of sockets while the processes are gone through is no other program."""
+    app = launch(scene, "forking", FORKING)
+    for _ in range(100):
+        check_unix(app, Surroundings())
+    scene.runtime.terminate(app)
 
 
 def test_unix_peer_is_named(scene: Stage) -> None:
