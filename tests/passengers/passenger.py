@@ -41,6 +41,8 @@ class Passenger:
     """Asks once."""
     places: tuple[Path, ...] = ()
     """Folders that its package makes when its service is started."""
+    leaves: tuple[Path, ...] = ()
+    """Folders that it makes itself, and nobody takes away."""
     passing: str = "never"
     """What a move may be refused for that is over soon (a regular expression)."""
     is_large: bool = False
@@ -57,13 +59,14 @@ class Passenger:
     def at_home(self) -> Iterator[None]:
         """Make the folders that it needs, and take away those that were not there."""
         made = [place for place in self.places if not place.exists()]
+        left = [place for place in self.leaves if not place.exists()]
         try:
             for place in made:
                 place.mkdir(mode=0o755)
             yield
         finally:
-            for place in made:
-                place.rmdir()
+            for place in (*made, *left):
+                shutil.rmtree(place, ignore_errors=True)
 
 
 class Client:

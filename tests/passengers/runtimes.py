@@ -133,5 +133,12 @@ def _java(folder: Path) -> Sequence[str]:
 
 GO = Passenger("go", "golang-go", "go", 8080, _go, (keep_alive, downloads, waiting), is_large=True)
 JAVA = Passenger(
-    "java", "default-jdk-headless", "javac", 8080, _java, (keep_alive, downloads, waiting), is_large=True
+    "java",
+    "default-jdk-headless",
+    "javac",
+    8080,
+    _java,
+    (keep_alive, downloads, waiting),
+    leaves=(Path("/tmp/hsperfdata_nobody"),),
+    is_large=True,
 )
