@@ -57,7 +57,8 @@ vm-test: vm-setup ## the project on other kernels, in virtual machines (KERNEL=6
 	    --command "$$VM_COMMAND" --steps "$(STEPS)" $(if $(filter-out 0,$(REDUCED)),--reduced) $(ARGS)
 
 passengers: passengers-setup ## servers of the distribution move under load, 20 times each (REDUCED=1: three times)
-	@$(AS_ROOT) env $(if $(filter-out 0,$(REDUCED)),,P4FERRY_PASSENGERS=full) $(PY) -m pytest -q tests/passengers $(ARGS)
+	@$(AS_ROOT) env $(if $(filter-out 0,$(REDUCED)),,P4FERRY_PASSENGERS=full) $(if $(RANDOM),P4FERRY_RANDOM_MOVES=$(RANDOM)) \
+	    $(PY) -m pytest -q tests/passengers $(ARGS)
 
 fidelity: setup   ## what programs find in themselves, moved in every way (make test has two of the ways)
 	@$(AS_ROOT) env P4FERRY_FIDELITY=full $(PY) -m pytest -q tests/migration/test_fidelity.py $(ARGS)
