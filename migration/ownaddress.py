@@ -89,19 +89,28 @@ def _root() -> Path | None:
     return next((m.point for m in mounts() if UNIFIED in m.controllers and m.root == "/"), None)
 
 
-def remove_group(pattern: str) -> None:
-    """Remove groups whose processes have ended; a process is in its group a little longer than it runs."""
+def find_groups(pattern: str) -> list[Path]:
+    """Return the groups whose names fit a pattern of fnmatch(3)'s."""
     root = _root()
-    for group in root.glob(pattern) if root is not None else ():
+    return [] if root is None else list(root.glob(pattern))
+
+
+def remove_groups(groups: Iterable[Path]) -> None:
+    """Remove groups whose processes have ended; a process is in its group a little longer than it runs."""
+    left = list(groups)
+    for group in left:
         _detach(group)
     deadline = time.monotonic() + _PATIENCE
-    while root is not None and (left := list(root.glob(pattern))):
-        for group in left:
-            with contextlib.suppress(OSError):
-                group.rmdir()
-        if not any(group.exists() for group in left) or time.monotonic() > deadline:
+    while left := [group for group in left if not _is_removed(group)]:
+        if time.monotonic() > deadline:
             return
         time.sleep(_POLL)
+
+
+def _is_removed(group: Path) -> bool:
+    with contextlib.suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def follow(app: App, ports: Collection[tuple[int, int]], move: Move, source: Host, destination: Host) -> None:

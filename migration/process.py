@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -47,7 +49,8 @@ class ProcessRuntime:
     ) -> None:
         """Own what the keeper `custody` starts; the control groups of programs are called after `run`."""
         self._criu = criu
-        self._run = run or str(os.getpid())
+        # A PID alone is another's, too, where the control groups are shared and the PID namespaces are not.
+        self._run = run or f"{os.getpid()}-{secrets.token_hex(3)}"
         self.kernel: Kernel | None = None
         self.custody = custody or Custody()
 
@@ -144,18 +147,26 @@ class ProcessRuntime:
 
     def terminate(self, app: App, timeout: float = 3.0) -> int | None:
         """Ask a program to end, make it end if it does not; return its exit status if known. Its files go, too."""
+        group = None if isinstance(app, Member) or app.container is not None else self._group_of(app.pid)
         try:
             return self._terminate(app, timeout)
         finally:
             baggage.throw_away(app, self.custody)
-            if not isinstance(app, Member):
+            if not isinstance(app, Member) and app.container is None:
                 self._remove_cgroup(app.name)
+                ownaddress.remove_groups([group] if group is not None else [])
+
+    def _group_of(self, pid: int) -> Path | None:
+        """Return the control group of a program of ours; a runtime that was taken over has called it otherwise."""
+        with contextlib.suppress(OSError):  # it has ended
+            return ownaddress.group_of(pid)
+        return None
 
     def _cgroup(self, name: str) -> Path | None:
         return ownaddress.make_group(f"{ownaddress.PREFIX}{self._run}-{name}")
 
     def _remove_cgroup(self, name: str) -> None:
-        ownaddress.remove_group(f"{ownaddress.PREFIX}{self._run}-{name}")
+        ownaddress.remove_groups(ownaddress.find_groups(f"{ownaddress.PREFIX}{self._run}-{name}"))
 
     def _terminate(self, app: App, timeout: float) -> int | None:
         """Ask a program to end, make it end if it does not; return its exit status if known."""
@@ -284,8 +295,12 @@ class ProcessRuntime:
 
     def close(self) -> None:
         """End every program."""
+        left = []
+        with contextlib.suppress(MigrationError):  # there is no keeper any more
+            left = [self._group_of(pid) for pid in self.custody.children("program", "restored")]
         self.custody.close()
         self._remove_cgroup("*")
+        ownaddress.remove_groups([group for group in left if group is not None])
 
     def __enter__(self) -> ProcessRuntime:
         return self

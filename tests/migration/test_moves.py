@@ -357,7 +357,7 @@ UDP_CLIENT = """
 import socket, time
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.connect(("10.77.2.2", 7000))
-sock.settimeout(1)
+sock.settimeout(60)
 number = 0
 while True:
     number += 1
