@@ -138,6 +138,8 @@ def follow(app: App, ports: Collection[tuple[int, int]], move: Move, source: Hos
                 firsts.update(_any(there, address), _pack(destination.address, 0))
     except OSError as ex:
         raise Unavailable(f"the kernel does not take it ({ex.strerror})") from ex
+    except PipelineError as ex:
+        raise Unavailable(str(ex)) from ex
 
 
 def follow_all(app: App, sockets: SocketsOf, move: Move, source: Host, destination: Host) -> list[str]:
