@@ -30,6 +30,7 @@ from .images import split
 from .model import App, Host
 from .volumes import Mirror, VolumeCopy, detach, folder_of, in_use
 
+GROUPS = "control-groups"  # the file in a migration's folder
 LOG_FD = 4  # of a restore worker; 3 is its RPC socket
 
 
@@ -52,10 +53,11 @@ class Baggage:
     def adjust_restore(self, options: Any) -> None:
         """Tell a restore where that is now."""
 
-    def receive(self, restorer: Worker) -> None:
-        """Put the restore worker into the program's control group (v2), where its children are born."""
-        if (group := ownaddress.group_of(self._app.pid)) is not None:
-            (group / PROCESSES).write_text(str(restorer.pid))
+    @property
+    def groups(self) -> list[Path]:
+        """The control groups that a copy is to be in, its own one (v2) of a plain process."""
+        group = ownaddress.group_of(self._app.pid)
+        return [] if group is None else [group]
 
     def final_pass(self) -> int:
         """While the program is frozen: copy what has changed; return its bytes."""
@@ -103,11 +105,10 @@ class ContainerBaggage(Baggage):
         """Name root file system, volumes and log at the destination."""
         adjust_restore(options, self._app, self._destination, self._keys)
 
-    def receive(self, restorer: Worker) -> None:
-        """Put the worker into the container's control group, where its children are born."""
-        for folder in runc.cgroups(place_of(self._app, self._source)):
-            with contextlib.suppress(FileNotFoundError):  # there is no such hierarchy any more
-                (folder / PROCESSES).write_text(str(restorer.pid))
+    @property
+    def groups(self) -> list[Path]:
+        """Those of the container."""
+        return runc.cgroups(place_of(self._app, self._source))
 
     def final_pass(self) -> int:
         """Copy what has changed, and mount the result."""
@@ -127,6 +128,25 @@ class ContainerBaggage(Baggage):
         else:
             containers.remove(self._custody, self._app, self._destination, is_over=False)
             remove_mount_roots(self._began)
+
+
+def enter_groups(worker: Worker, groups: Iterable[Path]) -> None:
+    """Put a restore worker into control groups, where its children are born."""
+    for group in groups:
+        with contextlib.suppress(FileNotFoundError):  # there is no such hierarchy any more
+            (group / PROCESSES).write_text(str(worker.pid))
+
+
+def note_groups(folder: Path, groups: Iterable[Path]) -> None:
+    """Write down, for a way back from the image, which groups a program is in; nobody knows once it has ended."""
+    (folder / GROUPS).write_text("\n".join(map(str, groups)))
+
+
+def noted_groups(folder: Path) -> list[Path]:
+    """Read what note_groups wrote."""
+    with contextlib.suppress(FileNotFoundError):
+        return [Path(line) for line in (folder / GROUPS).read_text().splitlines()]
+    return []
 
 
 def baggage_of(app: App, destination: Host, custody: Custody) -> Baggage:

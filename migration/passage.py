@@ -143,7 +143,9 @@ class ProcessPassage:
             copy_mounts=has_host_mounts,
             inherited=self._baseline.inherited,
         )
-        self._baggage.receive(self._restorer)
+        groups = self._baggage.groups
+        baggage.note_groups(self._folder, groups)
+        baggage.enter_groups(self._restorer, groups)
         # CRIU carries no mounts that it has itself. Those of a container are its own, and go along.
         place = self._pid if has_host_mounts else source.pid
         if has_host_mounts:

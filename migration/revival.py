@@ -62,6 +62,10 @@ def revive(
             inherited=state.inherited,
         )
         try:
+            if (
+                app.container is None
+            ):  # a container's groups may be frozen still, and its worker would be, too
+                baggage.enter_groups(worker, baggage.noted_groups(parent))
             worker.request("RESTORE", folder, adjust=adjust)
             pid = worker.wait_for("post-restore")
             custody.announced.add(pid)
