@@ -99,7 +99,7 @@ def remove_groups(groups: Iterable[Path]) -> None:
     """Remove groups whose processes have ended; a process is in its group a little longer than it runs."""
     left = list(groups)
     for group in left:
-        _detach(group)
+        detach(group)
     deadline = time.monotonic() + _PATIENCE
     while left := [group for group in left if not _is_removed(group)]:
         if time.monotonic() > deadline:
@@ -198,7 +198,7 @@ def _attach(fd: int, group: Path) -> None:
         made.close()
 
 
-def _detach(group: Path) -> None:
+def detach(group: Path) -> None:
     """Take our programs off a group: the kernel does it with the group, but some time later."""
     with contextlib.suppress(OSError, PipelineError):
         fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

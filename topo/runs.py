@@ -23,6 +23,7 @@ from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
+from migration import ownaddress
 from migration.transfer.pipelimit import put_back
 from topo import fast_journals, paths, run_logs
 from topo.errors import AlreadyRunning, TestbedError
@@ -202,6 +203,9 @@ def _remove_cgroups(run: str, root: Path = Path("/sys/fs/cgroup")) -> None:
     A process leaves its group a little later than its memory, by which `processes_of` knows it; until then the group
     is busy.
     """
+
+    for group in (g for p in (f"p4ferry-{run}-*", f"*/p4ferry-{run}-*") for g in root.glob(p)):
+        ownaddress.detach(group)
 
     def are_gone() -> bool:
         groups = [g for p in (f"p4ferry-{run}-*", f"*/p4ferry-{run}-*") for g in root.glob(p)]
