@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address
 
 from controllers import rows
+from controllers.following import follow_forever
 from controllers.hosts import Hosts
 from controllers.rows import Change, Key, Op, Row
 from migration import ownroutes
@@ -26,8 +27,6 @@ from migration.ownroutes import OwnRoute
 from migration.steering import Endpoint, Move, SteeringError
 
 LOG = logging.getLogger(__name__)
-_PAUSE_S = 0.05
-_AGAIN_S = 1.0
 
 Routes = dict[IPv4Address, set[OwnRoute]]
 
@@ -89,14 +88,7 @@ class Hairpins:
 
     async def follow_forever(self) -> None:
         """Keep the hosts' routes as the rows ask for."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            async with self._working:
-                is_done = await self._follow()
-            if not is_done:
-                asyncio.get_running_loop().call_later(_AGAIN_S, self._changed.set)
-            await asyncio.sleep(_PAUSE_S)
+        await follow_forever(self._changed, self._working, self._follow)
 
     def wanted(self) -> Routes:
         """Return the routes of every host, by its address."""

@@ -22,6 +22,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from controllers import rows
+from controllers.following import follow_forever
 from controllers.hosts import Host, Hosts
 from controllers.rows import Change, Key, Op, Row
 from migration.namespaces import in_netns
@@ -29,8 +30,6 @@ from migration.steering import Endpoint, IpProtocol
 
 LOG = logging.getLogger(__name__)
 RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
-AGAIN_S = 1.0
-"""After which a port is tried again that something still has: the original of a program that is leaving, mostly."""
 
 
 class LeftPorts:
@@ -78,17 +77,13 @@ class LeftPorts:
 
     async def follow_forever(self) -> None:
         """Keep what is left from others, as it changes."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            async with self._working:
-                is_done = await self._follow()
-            if not is_done:
-                asyncio.get_running_loop().call_later(AGAIN_S, self._changed.set)
-            await asyncio.sleep(0.05)
+        await follow_forever(self._changed, self._working, self._follow)
 
     async def _follow(self) -> bool:
-        """Do what the rows ask for; return True if nothing is left to be tried again."""
+        """Do what the rows ask for; return True if nothing is left to be tried again.
+
+        A port that something still has is: mostly the original of a program that is leaving.
+        """
         known = {host.address: host for host in self._hosts.values()}
         left = {e for e in self._left.values() if e.address in known}
         loop, is_done = asyncio.get_running_loop(), True

@@ -62,9 +62,8 @@ def revive(
             inherited=state.inherited,
         )
         try:
-            if (
-                app.container is None
-            ):  # a container's groups may be frozen still, and its worker would be, too
+            # A container's groups may be frozen still, and its worker would be, too.
+            if app.container is None:
                 baggage.enter_groups(worker, baggage.noted_groups(parent))
             worker.request("RESTORE", folder, adjust=adjust)
             pid = worker.wait_for("post-restore")
