@@ -131,10 +131,14 @@ class ContainerBaggage(Baggage):
 
 
 def enter_groups(worker: Worker, groups: Iterable[Path]) -> None:
-    """Put a restore worker into control groups, where its children are born."""
+    """Put a restore worker into control groups, where its children are born; raises CriuFailed if it has ended."""
     for group in groups:
-        with contextlib.suppress(FileNotFoundError):  # there is no such hierarchy any more
+        try:
             (group / PROCESSES).write_text(str(worker.pid))
+        except FileNotFoundError:  # there is no such hierarchy any more
+            continue
+        except ProcessLookupError as ex:
+            raise worker.failure() from ex
 
 
 def note_groups(folder: Path, groups: Iterable[Path]) -> None:

@@ -244,7 +244,13 @@ class ProcessPassage:
 
     def _check_ipc(self, proc: ProcCover) -> None:
         """See that CRIU carries the IPC namespace of a program that has objects of System V there."""
-        if proc.has_ipc and tree.namespace(self._dumper.pid, "ipc") == tree.namespace(self._pid, "ipc"):
+        if not proc.has_ipc:
+            return
+        try:
+            is_criu_inside = tree.namespace(self._dumper.pid, "ipc") == tree.namespace(self._pid, "ipc")
+        except (FileNotFoundError, ProcessLookupError) as ex:
+            raise self._dumper.failure() from ex
+        if is_criu_inside:
             raise MigrationError(
                 f"{self._app.name} has made its first object of System V IPC while it got ready to move; try again"
             )

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from moving import PYTHON, Stage, stage, wait_until
 
-from migration.criu import Criu
-from migration.errors import CriuMissing, LaunchFailed, MigrationError
+from migration.baggage import enter_groups
+from migration.criu import Criu, Worker
+from migration.errors import CriuFailed, CriuMissing, LaunchFailed, MigrationError
 from migration.model import Host
 from migration.process import ProcessRuntime
 from migration.report import Outcome
@@ -309,6 +310,23 @@ def test_criu_that_breaks_later_costs_nothing(scene: Stage, tmp_path: Path) -> N
         assert scene.runtime.is_running(app)
     scene.runtime.criu = good
     assert scene.migrator().migrate(app, scene.hosts["C"]).outcome is Outcome.COMPLETED
+
+
+def test_a_worker_that_has_ended_says_so_itself(scene: Stage, tmp_path: Path) -> None:
+    """Whoever comes to a worker that is gone gives its failure, not that of its own system call."""
+    dead = tmp_path / "dead"
+    dead.write_text("#!/bin/sh\nexit 1\n")
+    dead.chmod(0o755)
+    custody = scene.runtime.custody
+    worker = Worker(
+        replace(scene.runtime.criu, binary=dead), custody, scene.hosts["B"].pid, "restore it", tmp_path / "log"
+    )
+    assert custody.wait_for_exit(worker.pid, 20) == 1
+    groups = [group for group in Path("/sys/fs/cgroup").rglob("*") if (group / "cgroup.procs").exists()]
+    assert groups
+    with pytest.raises(CriuFailed, match="could not restore it: it ended without saying why"):
+        enter_groups(worker, groups[:1])
+    worker.close()
 
 
 def test_criu_that_fails_to_dump_is_told(scene: Stage, tmp_path: Path) -> None:
