@@ -319,7 +319,11 @@ def test_a_worker_that_has_ended_says_so_itself(scene: Stage, tmp_path: Path) ->
     dead.chmod(0o755)
     custody = scene.runtime.custody
     worker = Worker(
-        replace(scene.runtime.criu, binary=dead), custody, scene.hosts["B"].pid, "restore it", tmp_path / "log"
+        replace(scene.runtime.criu, binary=dead),
+        custody,
+        scene.hosts["B"].pid,
+        "restore it",
+        tmp_path / "log",
     )
     assert custody.wait_for_exit(worker.pid, 20) == 1
     groups = [group for group in Path("/sys/fs/cgroup").rglob("*") if (group / "cgroup.procs").exists()]

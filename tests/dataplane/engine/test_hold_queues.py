@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -360,13 +361,16 @@ def test_a_connection_does_not_notice(lab: Lab, pipeline: EbpfPipeline, chunk: i
         threads = [threading.Thread(target=run) for run in (send, receive)]
         for thread in threads:
             thread.start()
+        each = []
         for _ in range(10):
+            sofar = retransmits(client)
             hold(pipeline)
             time.sleep(0.03)
             pipeline.release_queue(3)
             delete_row(pipeline)
             pipeline.remove_queue(3)
             time.sleep(0.02)
+            each.append(retransmits(client) - sofar)
         ends.set()
         for thread in threads:
             thread.join(30)
@@ -376,10 +380,12 @@ def test_a_connection_does_not_notice(lab: Lab, pipeline: EbpfPipeline, chunk: i
             timeouts = counter("TCPTimeouts") - timeouts
         for end in (client, server, listener):
             end.close()
-    print(f"{sent[0]} bytes sent, {repeated} segments repeated, {timeouts} time-outs")
+    print(f"{sent[0]} bytes sent, {repeated} segments repeated, for each hold {each}, {timeouts} time-outs")
     # What is sent when an acknowledgement comes, or room in a queue, leaves from that event's CPU, and what the program
-    # sends from its own: either may overtake the other, held or not, and be repeated. Not so for every hold, though.
-    assert repeated <= (3 if chunk < 1000 else 1000)
+    # sends from its own: either may overtake the other, held or not, and a window of them is repeated now and then. A
+    # hold that reordered would have it repeated every time.
+    assert statistics.median(each) == 0
+    assert chunk > 1000 or repeated <= 3
     assert timeouts == 0
     assert lab.events.empty()
 
