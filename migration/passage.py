@@ -333,7 +333,7 @@ class ProcessPassage:
     @property
     def warnings(self) -> Sequence[str]:
         """What the copy has lost."""
-        return self._state.warnings
+        return [*self._state.warnings, *self.carrier.warnings]
 
     def end_source(self) -> None:
         """End what the dump worker froze.

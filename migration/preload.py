@@ -5,6 +5,7 @@
 - What CRIU changes in the threads of a program is written down (undolog.c), for the case that it is killed (guard.py).
 - CRIU makes every eventfd without EFD_SEMAPHORE; the library knows which ones were semaphores (notifications.py).
 - A terminal that was opened as /dev/tty is taken for the slave that it is (devtty.c).
+- A lazy-pages daemon does not serve faults all the time (lazypages.c).
 - While a program is dumped, the proc of its PID namespace lies over /proc (proccover.py); CRIU's own is at `PROC` then.
 """
 
@@ -20,7 +21,9 @@ from pathlib import Path
 
 from .errors import MigrationError
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("preload.c", "undolog.c", "devtty.c"))
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("preload.c", "undolog.c", "devtty.c", "lazypages.c")
+)
 STORE = Path(__file__).resolve().parent.parent / ".p4ferry" / "lib"
 PROC = "/proc/bus"  # a folder of every proc, whatever is configured
 COMPILERS = ("clang", "cc")

@@ -207,6 +207,11 @@ class Carrier:
         if self._lazy is not None:
             self._lazy.complete(copy, deadline)
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Return what the program could see of the transfer."""
+        return self._lazy.warnings if self._lazy is not None else []
+
     def back_out(self, dumper: Worker, pids: Iterable[int]) -> bool:
         """Before the commit: let the original run; say whether that was done, else the caller does it."""
         return self._lazy is not None and self._lazy.back_out(dumper, pids)

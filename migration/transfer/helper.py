@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..criu import Criu, error_lines
@@ -34,13 +34,15 @@ class Helper:
         log: Path,
         action: str,
         connection: socket.socket,
+        env: Mapping[str, str] | None = None,
     ) -> None:
+        """Start it; `env` is what it has in its environment besides ours."""
         self._custody, self._log, self._action = custody, log, action
         self._status, other = socket.socketpair()
         options = ["--ps-socket", "3", "--status-fd", "4", "-o", log.name, "-v2"]
         with other:
             argv = [str(criu.binary), *command, *options]
-            self.pid = custody.start_criu(host.pid, argv, connection, other)
+            self.pid = custody.start_criu(host.pid, argv, connection, other, env=env)
 
     def wait_until_ready(self) -> None:
         """Return when it serves; raises CriuFailed."""

@@ -40,7 +40,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from .. import tree
+from .. import preload, tree
 from ..criu import Criu, Gate, Worker
 from ..custody import Custody
 from ..deadline import Deadline
@@ -55,16 +55,20 @@ from .home import LAZY_CONFIG
 from .hugepages import collapse
 from .link import Link, enlarge, uncork
 from .missing import Missing, lazy_ranges, userfaultfds, wake
-from .pacing import GRACE, STAND, Pacer
 from .pipelimit import large_pipes
-from .relay import listen
+from .relay import GRACE, listen
 from .stalls import Asking, Watch
 
 LAZY_LOG = "lazy-pages.log"
 GATE_TIMEOUT = scaled(10.0)
 # So long the program may be got ready for a short freeze; what is not done by then stays as it is.
 COLLAPSE_SECONDS = 3.0
+TURN = 0.02  # seconds between two looks at what is going on
 WAKING = 0.005  # seconds for which those that wait in vain for a page are made to ask again, in each turn
+STOPPED = (
+    "its last pages came so slowly that it was stopped (SIGSTOP) and continued for them: its parent, a handler of "
+    "SIGCONT and system calls that say EINTR then could notice"
+)
 END_TIMEOUT = scaled(5.0)  # in which an original that was killed is gone
 
 
@@ -95,6 +99,8 @@ class LazyPages:
         """Kills the original, which stands still for its pages since the commit."""
         self._received = 0
         self.pages_done_ms: float | None = None
+        self.warnings: list[str] = []
+        """What the program could see of it, for the report."""
         self._began = 0.0
         try:
             self._daemon = Helper(
@@ -105,6 +111,7 @@ class LazyPages:
                 self._folder / LAZY_LOG,
                 f"fetch the pages on {destination.name}",
                 link.far,
+                preload.environment(),  # lazypages.c
             )
             self._stack.callback(self._daemon.close)
             self._relay = self._start_relay(destination, moved)
@@ -222,9 +229,8 @@ class LazyPages:
         self._custody.wait_for_death(self._pid, END_TIMEOUT)  # it has ports that a way home needs
 
     def _wait_for_pages(self, copy: int, deadline: Deadline) -> None:
-        pacer = Pacer(copy)
         watch = self._watch(Missing(lazy_ranges(self._moved)), copy)
-        while not pacer.turn(self._daemon.wait_for_end):
+        while not self._daemon.wait_for_end(TURN):
             if not tree.is_running(copy):  # it has come to an end, and needs nothing any more
                 return
             if self._uffd >= 0 and len(userfaultfds(self._daemon.pid)) > 1:
@@ -244,12 +250,13 @@ class LazyPages:
 
     def _ask_for_all(self, copy: int) -> None:
         """Let the program stand still and ask for every page that it has not got, which the daemon cannot refuse."""
+        self.warnings.append(STOPPED)
         missing = Missing(lazy_ranges(self._moved))
         pin(tree.processes(copy))
         try:
             asking = Asking(lambda: missing.touch_all(tree.processes(copy)))
             watch = self._watch(missing, copy)
-            while not self._daemon.wait_for_end(STAND):
+            while not self._daemon.wait_for_end(TURN):
                 if asking.has_all:
                     return
                 if asking.is_over:  # one process has forked another meanwhile

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 
 LAZY_SOCKET = "lazy-pages.socket"
+GRACE = 0.150  # seconds in which whoever waited through the freeze is answered
 WORD = 4
 FINISHED = (0x52535446).to_bytes(WORD, sys.byteorder)  # LAZY_PAGES_RESTORE_FINISHED
 

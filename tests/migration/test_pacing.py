@@ -1,38 +1,32 @@
-"""What a post-copy does for its program's first replies, and for the pages behind them: the relay and the pacer."""
+"""What a post-copy does for its program's first replies, and for the pages behind them: relay.py and lazypages.c."""
 
 from __future__ import annotations
 
+import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from moving import PROJECT, wait_until
+from moving import PROJECT, PYTHON, Stage, wait_for_rounds
+from transferring import managed
 
-from migration import tree
+from migration import preload
+from migration.report import Outcome
 from migration.transfer import pipelimit
-from migration.transfer.pacing import Pacer
+from migration.transfer.lazy import STOPPED
+from migration.transfer.modes import Mode, Via, Wish
 from migration.transfer.relay import FINISHED, LAZY_SOCKET, WORD, listen, relay
 
-BUSY = "import mmap\nwhile True:\n m = mmap.mmap(-1, 1 << 20)\n for i in range(0, 1 << 20, 4096): m[i] = 1\n m.close()"
-
-
-@contextmanager
-def running(code: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a Python program for as long as the block lasts."""
-    process = subprocess.Popen(["/usr/bin/python3", "-c", code])
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+DAEMON = Path(__file__).parent / "programs" / "faults.py"
+PROGRAM = Path(__file__).parent / "programs" / "unstopped.py"
+SIZE = 96  # MiB
+MOVES = 4
 
 
 def zombie(pid: int) -> bytes:
@@ -40,56 +34,58 @@ def zombie(pid: int) -> bytes:
     return (-pid).to_bytes(WORD, sys.byteorder, signed=True)
 
 
-def states_during(pacer: Pacer, pid: int) -> list[str]:
-    """Take one turn, and return the program's state in each wait of it."""
-    seen: list[str] = []
-
-    def wait(seconds: float) -> bool:
-        time.sleep(seconds)
-        seen.append(tree.state(pid))
-        return False
-
-    assert not pacer.turn(wait)
-    return seen
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Stage]:
+    with managed(tmp_path) as built:
+        yield built
 
 
-def test_a_program_that_faults_much_stands_still_in_between() -> None:
-    """Not in the first moment; then it is stopped for a moment in each turn, and runs on after it."""
-    with running(BUSY) as process:
-        wait_until(lambda: tree.page_faults(process.pid) > 10_000, "page faults")
-        assert len(states_during(Pacer(process.pid), process.pid)) == 1
-        pacer = Pacer(process.pid, grace=0)
-        for _ in range(3):
-            assert states_during(pacer, process.pid)[1:] == ["T"]
-        wait_until(lambda: tree.state(process.pid) == "R", "that it runs")
+@pytest.mark.net
+@pytest.mark.parametrize("via", [Via.SHARED, Via.NETWORK])
+def test_no_program_is_stopped_for_its_pages(scene: Stage, via: Via) -> None:
+    """Though it touches them in any order, and the rest is to come as well: nobody could notice that."""
+    log = scene.folder / "unstopped.log"
+    app = scene.runtime.launch("unstopped", scene.hosts["B"], [PYTHON, str(PROGRAM), str(SIZE)], log)
+    wait_for_rounds(scene, app)
+    for number in range(MOVES):
+        report = scene.migrator().migrate(app, scene.hosts["CB"[number % 2]], wish=Wish(Mode.LAZY, via))
+        assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+        assert STOPPED not in report.warnings
+        wait_for_rounds(scene, app)
 
 
-def test_others_are_left_alone() -> None:
-    """Neither who touches nothing is stopped, nor who was stopped by somebody else continued."""
-    with running("import time; time.sleep(60)") as process:
-        wait_until(lambda: tree.state(process.pid) == "S", "that it sleeps")
-        assert len(states_during(Pacer(process.pid, grace=0), process.pid)) == 1
-    with running(BUSY) as process:
-        wait_until(lambda: tree.page_faults(process.pid) > 10_000, "page faults")
-        os.kill(process.pid, signal.SIGSTOP)
-        wait_until(lambda: tree.state(process.pid) == "T", "that it is stopped")
-        assert set(states_during(Pacer(process.pid, grace=0), process.pid)) == {"T"}
-        assert tree.state(process.pid) == "T"
+def play(seconds: float, pause: float) -> list[list[int]]:
+    """Let a daemon under our library serve a thread that faults once in `pause`: with a wait, and then without one.
+
+    Returns for both how many faults it heard of, and how often one was there and it did not hear of it.
+    """
+    done = subprocess.run(
+        [PYTHON, str(DAEMON), str(seconds), str(pause)],
+        env={**os.environ, "LD_PRELOAD": str(preload.library())},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "cannot" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    found: list[list[int]] = json.loads(done.stdout)
+    return found
 
 
-def test_an_end_is_noticed_in_either_half() -> None:
-    """When the last page is there in a pause, the program runs at once."""
-    with running(BUSY) as process:
-        wait_until(lambda: tree.page_faults(process.pid) > 10_000, "page faults")
-        pacer = Pacer(process.pid, grace=0)
-        assert pacer.turn(lambda seconds: True)
+def test_many_faults_are_kept_back_now_and_then() -> None:
+    """But not while the daemon waits for them, having nothing else to do; and they are all served in the end."""
+    waiting, polling = play(1.5, 0)
+    assert waiting[0] > 20 < polling[0]
+    assert waiting[1] == 0 < polling[1]
 
-        def ends_in_the_pause(seconds: float) -> bool:
-            time.sleep(seconds)
-            return tree.state(process.pid) == "T"
 
-        assert pacer.turn(ends_in_the_pause)
-        wait_until(lambda: tree.state(process.pid) == "R", "that it runs")
+def test_few_faults_are_not_kept_back() -> None:
+    """Who faults now and then is served at once."""
+    waiting, polling = play(1.5, 0.002)
+    assert waiting[0] > 20 < polling[0]
+    assert waiting[1] == 0 == polling[1]
 
 
 def test_the_relay_passes_everything_on_and_the_last_word_late(tmp_path: Path) -> None:
