@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from moving import PROJECT, PYTHON, Stage, wait_for_rounds
-from transferring import managed
+from transferring import managed, remember
 
 from migration import preload
 from migration.report import Outcome
@@ -22,6 +22,7 @@ from migration.transfer import pipelimit
 from migration.transfer.lazy import STOPPED
 from migration.transfer.modes import Mode, Via, Wish
 from migration.transfer.relay import FINISHED, LAZY_SOCKET, WORD, listen, relay
+from migration.transfer.stalls import Watch
 
 DAEMON = Path(__file__).parent / "programs" / "faults.py"
 PROGRAM = Path(__file__).parent / "programs" / "unstopped.py"
@@ -52,6 +53,19 @@ def test_no_program_is_stopped_for_its_pages(scene: Stage, via: Via) -> None:
         assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
         assert STOPPED not in report.warnings
         wait_for_rounds(scene, app)
+
+
+@pytest.mark.net
+def test_a_stop_for_the_last_pages_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the daemon gets no further there is no other way; the program could notice, and so the report says it."""
+    monkeypatch.setattr(Watch, "is_stuck", True)
+    with managed(tmp_path, rate=400_000_000) as scene:
+        program = remember(scene)
+        before = program.ask()
+        report = program.migrate("C", Mode.LAZY, Via.NETWORK)
+        assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+        assert STOPPED in report.warnings
+        assert program.ask() == before
 
 
 def play(seconds: float, pause: float) -> list[list[int]]:
