@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -107,8 +108,8 @@ _NOTHING = Attributes()
 
 def read(pid: int, tid: int) -> Attributes:
     """Read a thread's attributes; raises OSError."""
-    slack = int((PROC / f"{tid}/timerslack_ns").read_text())
-    kept = (PROC / f"{pid}/coredump_filter").read_text().strip() if pid == tid else _own_filter()
+    slack = int(tree.read(f"{PROC}/{tid}/timerslack_ns"))
+    kept = tree.read(f"{PROC}/{pid}/coredump_filter").strip() if pid == tid else _own_filter()
     return Attributes(
         slack if slack not in (0, DEFAULT_SLACK) else None,  # real-time threads have none
         _chosen_ioprio(tid),
@@ -117,6 +118,7 @@ def read(pid: int, tid: int) -> Attributes:
     )
 
 
+@functools.cache
 def _own_filter() -> str:
     return (PROC / "self/coredump_filter").read_text().strip()
 

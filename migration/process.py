@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import signal
@@ -100,7 +101,7 @@ class ProcessRuntime:
         except MigrationError as ex:
             for volume in made:
                 detach(volume, host)
-            self._remove_cgroup(name)
+            self._remove_cgroups(glob.escape(name))
             raise LaunchFailed(f"{name} could not be started on {host.name}: {ex}") from ex
         return App(name, host, pid, log.absolute(), volumes=made)
 
@@ -109,7 +110,7 @@ class ProcessRuntime:
         try:
             pid = self.custody.spawn_group(host.pid, name, cwd, self._cgroup(name))
         except LaunchFailed as ex:
-            self._remove_cgroup(name)
+            self._remove_cgroups(glob.escape(name))
             raise LaunchFailed(f"the group {name} could not be made on {host.name}: {ex}") from ex
         return App(name, host, pid, log.absolute())
 
@@ -153,7 +154,7 @@ class ProcessRuntime:
         finally:
             baggage.throw_away(app, self.custody)
             if not isinstance(app, Member) and app.container is None:
-                self._remove_cgroup(app.name)
+                self._remove_cgroups(glob.escape(app.name))
                 ownaddress.remove_groups([group] if group is not None else [])
 
     def _group_of(self, pid: int) -> Path | None:
@@ -165,8 +166,9 @@ class ProcessRuntime:
     def _cgroup(self, name: str) -> Path | None:
         return ownaddress.make_group(f"{ownaddress.PREFIX}{self._run}-{name}")
 
-    def _remove_cgroup(self, name: str) -> None:
-        ownaddress.remove_groups(ownaddress.find_groups(f"{ownaddress.PREFIX}{self._run}-{name}"))
+    def _remove_cgroups(self, pattern: str) -> None:
+        """Remove the control groups of programs whose names fit a pattern (fnmatch(3))."""
+        ownaddress.remove_groups(ownaddress.find_groups(f"{ownaddress.PREFIX}{self._run}-{pattern}"))
 
     def _terminate(self, app: App, timeout: float) -> int | None:
         """Ask a program to end, make it end if it does not; return its exit status if known."""
@@ -299,7 +301,7 @@ class ProcessRuntime:
         with contextlib.suppress(MigrationError):  # there is no keeper any more
             left = [self._group_of(pid) for pid in self.custody.children("program", "restored")]
         self.custody.close()
-        self._remove_cgroup("*")
+        self._remove_cgroups("*")
         ownaddress.remove_groups([group for group in left if group is not None])
 
     def __enter__(self) -> ProcessRuntime:

@@ -163,7 +163,7 @@ class Sleepers:
 
 def sleeping_in(tid: int) -> Call | None:
     """Return the system call in which a thread sleeps (proc_pid_syscall(5)); None if it does not."""
-    words = tree.read_or_empty(tree.PROC / f"{tid}/syscall").split()
+    words = tree.read_or_empty(f"{tree.PROC}/{tid}/syscall").split()
     if len(words) < 9:  # "running", or "-1 SP PC"
         return None
     return Call(int(words[0]), tuple(int(word, 16) for word in words[1:7]))
@@ -343,7 +343,7 @@ def _read_time(pid: int, address: int) -> float:
 def _sched(tid: int | str) -> tuple[float, int] | None:
     """Return when a thread last began to run, in seconds of its processor's clock, and how often it was switched."""
     began: float | None = None
-    for line in tree.read_or_empty(tree.PROC / f"{tid}/sched").splitlines():
+    for line in tree.read_or_empty(f"{tree.PROC}/{tid}/sched").splitlines():
         if line.startswith("se.exec_start"):
             began = float(line.rpartition(":")[2]) / 1e3
         elif line.startswith("nr_voluntary_switches"):
