@@ -73,7 +73,11 @@ class Criu:
         try:
             # A session of its own, as for all children of a migration: Ctrl-C is for whoever asked for it.
             done = subprocess.run(
-                [chosen, "--version"], capture_output=True, text=True, timeout=20, start_new_session=True
+                [chosen, "--version"],
+                capture_output=True,
+                text=True,
+                timeout=scaled(20.0),
+                start_new_session=True,
             )
         except (OSError, subprocess.TimeoutExpired) as ex:
             raise CriuMissing(f"CRIU at {chosen} cannot be run ({ex}): run `make setup` again") from ex

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from .errors import MigrationError
 from .inet import Address
 from .namespaces import in_netns
+from .slowness import scaled
 from .steering import IpProtocol
 
 PREFIX = "p4ferry_"  # of the tables' names
@@ -54,7 +55,7 @@ class Dropping:
                 input=commands,
                 capture_output=True,
                 text=True,
-                timeout=10,
+                timeout=scaled(10.0),
                 start_new_session=True,  # Ctrl-C at the terminal is not for it
             )
 

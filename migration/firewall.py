@@ -7,6 +7,7 @@ import subprocess
 from .dropping import PREFIX
 from .model import Host
 from .namespaces import in_netns
+from .slowness import scaled
 
 
 def remove_criu_tables() -> None:
@@ -28,5 +29,7 @@ def _remove(*prefixes: str) -> None:
 
 def _nft(*words: str) -> str:
     # A session of its own: Ctrl-C at the terminal is not for it.
-    done = subprocess.run(["nft", *words], capture_output=True, text=True, timeout=10, start_new_session=True)
+    done = subprocess.run(
+        ["nft", *words], capture_output=True, text=True, timeout=scaled(10.0), start_new_session=True
+    )
     return done.stdout

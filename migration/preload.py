@@ -1,4 +1,4 @@
-"""A library that is loaded into CRIU, for what it cannot do by itself. It is compiled when it is first needed.
+"""A library that is loaded into CRIU, for what it cannot do by itself. `make setup` compiles it, else its first use.
 
 - Where root lacks CAP_SYS_RESOURCE, prlimit(2) does not tell CRIU the resource limits of another user's program, though
   everyone may read them in /proc/PID/limits. The library reads them there.
@@ -11,15 +11,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import platform
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 from .errors import MigrationError
+from .slowness import scaled
 
 SOURCES = tuple(
     Path(__file__).with_name(name) for name in ("preload.c", "undolog.c", "devtty.c", "lazypages.c")
@@ -27,7 +28,7 @@ SOURCES = tuple(
 STORE = Path(__file__).resolve().parent.parent / ".p4ferry" / "lib"
 PROC = "/proc/bus"  # a folder of every proc, whatever is configured
 COMPILERS = ("clang", "cc")
-_COMPILE_TIMEOUT = 60
+_COMPILE_TIMEOUT = scaled(60.0)
 
 
 class CannotMake(MigrationError):
@@ -66,14 +67,19 @@ def _compile(path: Path) -> None:
                 str(made),
                 *map(str, SOURCES),
             ]
-            with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
+            try:
                 done = subprocess.run(
                     command, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT, start_new_session=True
                 )
-                if done.returncode == 0:
-                    made.replace(path)
-                    return
-                said = (done.stderr.strip().splitlines() or [f"{compiler} failed"])[0]
+            except FileNotFoundError:
+                continue
+            except subprocess.TimeoutExpired:
+                said = f"{compiler} was not through after {_COMPILE_TIMEOUT:.0f} s"
+                continue
+            if done.returncode == 0:
+                made.replace(path)
+                return
+            said = (done.stderr.strip().splitlines() or [f"{compiler} failed"])[0]
         raise CannotMake(f"{SOURCES[0].name} cannot be compiled: {said}")
 
 
@@ -84,3 +90,10 @@ def environment(undo: Path | None = None) -> dict[str, str]:
     """
     told = {} if undo is None else {"P4FERRY_UNDO": str(undo)}
     return {"LD_PRELOAD": str(library()), "P4FERRY_PROC": PROC, **told}
+
+
+if __name__ == "__main__":  # scripts/setup: so that the first move does not wait for the compiler
+    try:
+        library()
+    except CannotMake as ex:
+        sys.exit(f"{ex}")

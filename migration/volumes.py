@@ -23,6 +23,7 @@ from urllib.parse import quote
 from . import tree
 from .errors import MigrationError
 from .model import App, Host, Volume
+from .slowness import scaled
 
 # Of an overlay's bookkeeping, what belongs to the content. (The rest names inodes.)
 _OVERLAY, _OPAQUE = "trusted.overlay.", "trusted.overlay.opaque"
@@ -79,7 +80,7 @@ def detach(volume: Volume, host: Host) -> None:
 
 def _in_mounts(host: Host, *command: str) -> None:
     enter = ["nsenter", f"--mount=/proc/{host.pid}/ns/mnt", *command]
-    done = subprocess.run(enter, capture_output=True, text=True, timeout=10)
+    done = subprocess.run(enter, capture_output=True, text=True, timeout=scaled(10.0))
     if done.returncode != 0:
         raise MigrationError(done.stderr.strip() or f"{command[0]} failed")
 

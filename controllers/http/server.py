@@ -11,11 +11,12 @@ import uvicorn
 
 from controllers.errors import ConfigError
 from controllers.http.app import make_app
+from migration.slowness import scaled
 
 if TYPE_CHECKING:
     from controllers.controller import Controller
 
-_STARTED_S = 10.0
+_STARTED_S = scaled(10.0)
 
 
 class HttpServer:

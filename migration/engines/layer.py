@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 
 from ..errors import MigrationError
+from ..slowness import scaled
 from ..volumes import Mirror, remove
 from .driver import Contained
 
@@ -56,7 +57,9 @@ def unmount_left(twin: Contained) -> None:
     for point in reversed(points):
         if twin.id in point.parts or point == twin.merged:
             command = ["umount", "--lazy", str(point)]
-            subprocess.run(command, capture_output=True, timeout=10, start_new_session=True, check=False)
+            subprocess.run(
+                command, capture_output=True, timeout=scaled(10.0), start_new_session=True, check=False
+            )
     # Podman's runc keeps its state there, and forgets it when a restore fails.
     shutil.rmtree(RUNC_STATE / twin.id, ignore_errors=True)
 

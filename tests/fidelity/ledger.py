@@ -54,8 +54,8 @@ def text() -> str:
     lines += ["## Refused before the freeze\n", *_bullets(REFUSED)]
     lines += ["\n## Warned of in the report\n", *_bullets(WARNED)]
     lines += [
-        "\nBesides: any option that the destination's kernel does not take, by its name; and a post-copy whose last pages",
-        "come so slowly that the program is stopped (SIGSTOP) and continued for them, which it could notice.\n",
+        "\nBesides: any option that the destination's kernel does not take, by its name; and a post-copy whose last",
+        "pages come so slowly that the program is stopped (SIGSTOP) and continued for them, which it could notice.\n",
         "## Not seen\n",
         "What no call tells from outside of the program, and so is neither restored nor warned of:\n",
         *_bullets(HIDDEN),

@@ -177,3 +177,19 @@ def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.Monke
         assert list((tmp_path / "lib").iterdir()) == []
     finally:
         preload.library.cache_clear()
+
+
+def test_a_compiler_that_takes_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not said to be missing."""
+    slow = tmp_path / "slow-compiler"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(preload, "STORE", tmp_path / "lib")
+    monkeypatch.setattr(preload, "COMPILERS", (str(slow),))
+    monkeypatch.setattr(preload, "_COMPILE_TIMEOUT", 0.5)
+    preload.library.cache_clear()
+    try:
+        with pytest.raises(preload.CannotMake, match="slow-compiler was not through after"):
+            preload.library()
+    finally:
+        preload.library.cache_clear()
