@@ -15,7 +15,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -29,6 +29,8 @@ from .slowness import scaled
 _OVERLAY, _OPAQUE = "trusted.overlay.", "trusted.overlay.opaque"
 # A file that was written this shortly before it was looked at may change again without a new time stamp.
 RACY_NS = 100_000_000
+COPIES = "its files are copies: their device and inode numbers and change times are others (stat(2))"
+"""What a program can find of that."""
 
 
 def folder_of(volume: Volume, host: Host) -> Path:
@@ -199,7 +201,7 @@ class Mirror:
         elif status.st_ino in links:
             os.link(self._copy / links[status.st_ino], there)
         else:
-            shutil.copyfile(here, there)
+            copy_content(here, there)
             size = status.st_size
         os.chown(there, status.st_uid, status.st_gid, follow_symlinks=False)
         if not stat.S_ISLNK(mode):
@@ -207,6 +209,35 @@ class Mirror:
             _copy_attributes(here, there)
         os.utime(there, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
         return size
+
+
+def copy_content(here: Path, there: Path) -> None:
+    """Copy a file with its holes; it does not become one that has been read."""
+    with contextlib.ExitStack() as stack:
+        source = os.open(here, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME | os.O_NOFOLLOW)
+        stack.callback(os.close, source)
+        copy = os.open(there, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, copy)
+        size = os.fstat(source).st_size
+        os.ftruncate(copy, size)
+        for begin, end in _data_of(source, size):
+            os.lseek(copy, begin, os.SEEK_SET)
+            while begin < end and (sent := os.sendfile(copy, source, begin, end - begin)):
+                begin += sent
+
+
+def _data_of(file: int, size: int) -> Iterator[tuple[int, int]]:
+    """List where a file has data and no holes (lseek(2))."""
+    end = 0
+    while end < size:
+        try:
+            begin = os.lseek(file, end, os.SEEK_DATA)
+        except OSError as ex:
+            if ex.errno != errno.ENXIO:  # nothing but a hole is left
+                raise
+            return
+        end = min(os.lseek(file, begin, os.SEEK_HOLE), size)
+        yield begin, end
 
 
 def _copy_attributes(here: Path, there: Path) -> None:

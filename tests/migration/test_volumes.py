@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from migration import volumes
 from migration.model import Volume
 from migration.volumes import Mirror, Stamp, covers
 
@@ -90,6 +91,27 @@ def test_only_what_has_changed_is_copied(tmp_path: Path) -> None:
     assert mirror.sync() == 7  # written a moment ago: it may have changed again within one tick of the clock
 
 
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    """A file takes no more room than it did, and has not been read."""
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.mkdir()
+    copy.mkdir()
+    with (source / "sparse").open("wb") as file:
+        for place in (1 << 20, 9 << 20):
+            file.seek(place)
+            file.write(b"data" * 5000)
+        file.truncate(1 << 24)
+    (source / "hole").touch()
+    os.truncate(source / "hole", 1 << 30)
+    os.utime(source / "sparse", ns=(10**18, 2 * 10**18))
+    Mirror(source, copy).sync()
+    for name in ("sparse", "hole"):
+        assert (copy / name).stat().st_blocks == (source / name).stat().st_blocks < 200
+        assert (copy / name).stat().st_size == (source / name).stat().st_size
+    assert {(folder / "sparse").stat().st_atime_ns for folder in (source, copy)} == {10**18}
+    assert (copy / "sparse").read_bytes() == (source / "sparse").read_bytes()
+
+
 def test_what_vanishes_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that was removed once its content was taken does not stay behind in the copy."""
     source, copy = tmp_path / "source", tmp_path / "copy"
@@ -97,7 +119,7 @@ def test_what_vanishes_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.Mo
     copy.mkdir()
     for name in ("goes", "stays"):
         (source / name).write_text(name)
-    take = shutil.copyfile
+    take = volumes.copy_content
 
     def take_and_lose(here: Path, there: Path) -> None:
         take(here, there)
@@ -106,7 +128,7 @@ def test_what_vanishes_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.Mo
 
     mirror = Mirror(source, copy)
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "copyfile", take_and_lose)
+        patched.setattr(volumes, "copy_content", take_and_lose)
         with pytest.raises(FileNotFoundError):
             mirror.sync()
         (source / "goes").write_text("once more")
