@@ -33,6 +33,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _ON_ITS_WAY_S = scaled(0.5)  # in which a look falls between two datagrams of a program that sends without end
 _LOOK_S = 0.0005
 
+QUEUE = "the POSIX message queue /%s, which CRIU does not carry (mq_overview(7))"
 URGENT = "with urgent data that has not been read (MSG_OOB)"
 
 

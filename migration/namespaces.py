@@ -128,7 +128,11 @@ def new_terminals(place: str = "/dev/pts") -> None:
 
 def new_proc() -> int:
     """Make a proc file system of the caller's PID namespace that is mounted nowhere yet; return its descriptor."""
-    context = _call(SYS_FSOPEN, "fsopen", b"proc", 0)
+    return _new_file_system(b"proc")
+
+
+def _new_file_system(kind: bytes) -> int:
+    context = _call(SYS_FSOPEN, "fsopen", kind, 0)
     try:
         _call(SYS_FSCONFIG, "fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0)
         return _call(SYS_FSMOUNT, "fsmount", context, 0, 0)
@@ -197,10 +201,33 @@ def enter_empty_ipc(pid: int) -> None:
         os.close(own)
 
 
-def removed_segments() -> list[int]:
-    """List the shared memory in the caller's IPC namespace that goes with its last user (shmctl(2), SHM_DEST)."""
-    lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
-    return [int(words[1]) for words in map(str.split, lines) if int(words[2], 8) & SHM_DEST]
+def objects_of(pid: int) -> tuple[list[int], list[str]]:
+    """Look into the IPC namespace of a process, for what CRIU loses there without a word.
+
+    That is shared memory that goes with its last user (shmctl(2), SHM_DEST), here by its ids, and the message queues of
+    POSIX (mq_overview(7)), by their names.
+    """
+
+    def work() -> tuple[list[int], list[str]]:
+        enter(Path(f"/proc/{pid}/ns/ipc"), CLONE_NEWIPC)
+        lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+        removed = [int(words[1]) for words in map(str.split, lines) if int(words[2], 8) & SHM_DEST]
+        return removed, _posix_queues()
+
+    return _in_thread(work)
+
+
+def _posix_queues() -> list[str]:
+    """List the message queues in the caller's IPC namespace, of which only their file system tells."""
+    mounted = _new_file_system(b"mqueue")
+    try:
+        folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mounted)
+    finally:
+        os.close(mounted)
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208 (a descriptor)
+    finally:
+        os.close(folder)
 
 
 def remove_segments(pid: int, numbers: Iterable[int]) -> None:

@@ -23,7 +23,7 @@ from .guard import LOG, PINNED, Guard, make_log
 from .images import FILES_IMAGE, INVENTORY_IMAGE, has_locks
 from .journal import Note
 from .model import App, Host
-from .namespaces import URGENT, in_netns, remove_segments
+from .namespaces import URGENT, in_netns
 from .proccover import ProcCover
 from .processors import Apart
 from .repair import unrepair
@@ -326,8 +326,6 @@ class ProcessPassage:
         self._terminals.give(self._copy, copies)
         self.carrier.built()
         self._restarts.write(self._app, self._copy, self._deadline)
-        if self._proc is not None and self._proc.removed:
-            remove_segments(self._copy, self._proc.removed)
         return self._copy
 
     @property

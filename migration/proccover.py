@@ -38,7 +38,6 @@ class ProcCover:
         self._is_ready = False
         self.has_ipc = False
         """Whether the program had objects of System V IPC when it was stopped."""
-        self.removed: list[int] = []
         """Those of them that are shared memory and go with their last user."""
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(TIMEOUT)
@@ -82,7 +81,6 @@ class ProcCover:
         self.wait_until_ready()
         said = self._ask(COVER, HAS_IPC)
         self.has_ipc = said.startswith(HAS_IPC)
-        self.removed = [int(number) for number in said[len(HAS_IPC) :].split()] if self.has_ipc else []
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,7 +110,7 @@ def serve(program: int, control: socket.socket) -> None:
                     is_covered = True
                     ns.move_mount(machines, PROC)
                     if ns.has_system_v_objects():
-                        request = b" ".join([HAS_IPC, *(b"%d" % number for number in ns.removed_segments())])
+                        request = HAS_IPC
                 elif is_covered:
                     ns.unmount(_PROC)
                     is_covered = False

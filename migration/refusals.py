@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import descriptors, tree
+from . import descriptors, namespaces, tree
 from .model import App, Host
 from .pairs import Pairs
 from .tree import DELETED, PROC, OpenFile
@@ -104,6 +104,10 @@ def offences(app: App, destination: Host) -> Iterator[str]:
         except OSError:
             if tree.is_running(pid):
                 raise
+    with contextlib.suppress(FileNotFoundError):  # it has ended
+        if tree.namespace(app.pid, "ipc") != tree.namespace("self", "ipc"):  # else they are everybody's
+            _, queues = namespaces.objects_of(app.pid)
+            yield from (f"it has {descriptors.QUEUE % name}" for name in queues)
 
 
 def _process(pid: int, root: int) -> Iterator[str]:

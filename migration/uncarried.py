@@ -29,7 +29,7 @@ from .errors import MigrationError
 from .inet import Address
 from .memberships import Membership, Places
 from .model import Host
-from .namespaces import in_netns
+from .namespaces import in_netns, objects_of, remove_segments
 from .repair import getfd_from
 from .sockopts import Kind, Shape, Values
 
@@ -95,15 +95,20 @@ class State:
     inotifies: list[Owner] = field(default_factory=list)
     """Those with events that nobody has read."""
     inherited: Inherited = field(default_factory=Inherited)
+    segments: list[int] = field(default_factory=list)
+    """Shared memory of System V that goes with its last user."""
     warnings: list[str] = field(default_factory=list)
     obstacles: list[str] = field(default_factory=list)
     """What has come up since the program was checked, and would be lost."""
 
     @classmethod
     def read(cls, pids: Iterable[int], baseline: Baseline) -> State:
-        """Read the state of processes that stand still; what ends meanwhile has none."""
+        """Read the state of processes that stand still, the first one first; what ends meanwhile has none."""
         state = cls(inherited=baseline.inherited, warnings=[*baseline.losses])
         reader = _Reader(state, baseline)
+        pids = list(pids)
+        with contextlib.suppress(OSError):
+            reader.read_ipc(pids[0])
         for pid in pids:
             with contextlib.suppress(OSError):
                 reader.read_threads(pid)
@@ -115,9 +120,14 @@ class State:
     def give(self, copies: Iterable[int], places: Places, folder: Path) -> None:
         """Give a copy, all of whose processes stand still, what the original had; what it refuses is a warning."""
         wanted = {owner.pid for owner in (*self.sockets, *self.eventfds, *self.inotifies)}
-        if not wanted and not self.threads:
+        if not wanted and not self.threads and not self.segments:
             return
         pids = list(copies)
+        if self.segments:
+            try:
+                remove_segments(pids[0], self.segments)
+            except OSError as ex:
+                self.warnings.append(f"its shared memory does not go with its last user any more ({ex})")
         for pid in pids:
             own = min(wanted) if len(pids) == len(wanted) == 1 else tree.inside(pid)
             self._give_threads(pid)
@@ -210,6 +220,7 @@ class State:
             "eventfds": [[o.pid, o.fd, *value] for o, value in self.eventfds.items()],
             "inotifies": [[o.pid, o.fd] for o in self.inotifies],
             "inherited": self.inherited.to_json(),
+            "segments": self.segments,
         }
 
     @classmethod
@@ -228,6 +239,7 @@ class State:
             {Owner(pid, fd): (counter, flag) for pid, fd, counter, flag in values["eventfds"]},
             [Owner(pid, fd) for pid, fd in values["inotifies"]],
             Inherited(**values["inherited"]),
+            values["segments"],
         )
 
 
@@ -240,6 +252,12 @@ class _Reader:
         self._seen: set[str] = set()
         self._groups: list[tuple[Address, int]] | None = None
         self._ports: dict[tuple[int, object], int] = {}
+
+    def read_ipc(self, pid: int) -> None:
+        """Look into an IPC namespace, if it is the program's own."""
+        if tree.namespace(pid, "ipc") != tree.namespace("self", "ipc"):
+            self._state.segments, queues = objects_of(pid)
+            self._state.obstacles += [descriptors.QUEUE % name for name in queues]
 
     def read_threads(self, pid: int) -> None:
         for tid in tree.threads(pid):
