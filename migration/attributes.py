@@ -78,6 +78,17 @@ class Inherited:
         if self.merges:
             _libc.prctl(_PR_SET_MEMORY_MERGE, 1, 0, 0, 0)
 
+    def names(self) -> Iterator[str]:
+        """List what a process has of it, in words for a user."""
+        if self.personality:
+            yield f"personality (0x{self.personality:08x})"
+        if self.mce is not None:
+            yield "memory-failure policy (PR_MCE_KILL)"
+        if self.io_flusher:
+            yield "state as an I/O flusher (PR_SET_IO_FLUSHER)"
+        if self.merges:
+            yield "merging of all memory (PR_SET_MEMORY_MERGE)"
+
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return asdict(self)

@@ -188,15 +188,12 @@ class State:
         if self.obstacles:
             raise MigrationError(f"{name} cannot be moved now: it has {self.obstacles[0]}")
 
-    def without_library(self) -> State:
+    def without_library(self, engine: str) -> State:
         """Take out what needs our library in CRIU, or a worker of ours, and tell that it is lost."""
         for owner, (_, is_semaphore) in self.eventfds.items():
             what = "is no semaphore" if is_semaphore else "has not its whole counter"
             self.warnings.append(f"eventfd {owner.fd} of process {owner.pid} {what} any more")
-        if self.inherited != Inherited():
-            self.warnings.append(
-                "its personality, or its memory-failure or I/O-flusher policy, is not carried"
-            )
+        self.warnings += [f"its {what} is not carried by {engine}" for what in self.inherited.names()]
         self.eventfds, self.inherited = {}, Inherited()
         return self
 

@@ -145,7 +145,8 @@ class EnginePassage:
     def dump(self) -> None:
         """Let the engine write the image."""
         self._dumping = call = Call(lambda: self._driver.checkpoint(self._found))
-        self._state = State.read(tree.processes(self._pid), self._baseline).without_library()
+        pids = tree.processes(self._pid)
+        self._state = State.read(pids, self._baseline).without_library(self._driver.name)
         folder, mark = self._at_gate.place, self._at_gate.mark
         if not take(self._pid, call.is_over, folder, mark, self._deadline):
             call.wait(self._deadline.left())
