@@ -28,7 +28,7 @@ from .custody import Custody
 from .errors import MigrationError, Refused
 from .images import split
 from .model import App, Host
-from .volumes import Mirror, VolumeCopy, detach, folder_of, in_use
+from .volumes import COPIES, Mirror, VolumeCopy, detach, folder_of, in_use
 
 GROUPS = "control-groups"  # the file in a migration's folder
 LOG_FD = 4  # of a restore worker; 3 is its RPC socket
@@ -52,6 +52,11 @@ class Baggage:
 
     def adjust_restore(self, options: Any) -> None:
         """Tell a restore where that is now."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a copy finds otherwise."""
+        return [COPIES] if self._app.volumes or self._app.container else []
 
     @property
     def groups(self) -> list[Path]:

@@ -331,7 +331,7 @@ class ProcessPassage:
     @property
     def warnings(self) -> Sequence[str]:
         """What the copy has lost."""
-        return [*self._state.warnings, *self.carrier.warnings]
+        return [*self._state.warnings, *self._baggage.warnings, *self.carrier.warnings]
 
     def end_source(self) -> None:
         """End what the dump worker froze.

@@ -155,6 +155,9 @@ class DockerDriver:
             if mount["Source"] in own
         ]
 
+    def shared_memory(self, found: Contained) -> Path | None:
+        return place if (place := self._folder(found.id) / "mounts" / "shm").is_mount() else None
+
     def images_of(self, found: Contained) -> Path:
         return self._folder(found.id) / "checkpoints" / CHECKPOINT
 

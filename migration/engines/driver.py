@@ -98,6 +98,9 @@ class Driver(Protocol):
     def sharers(self, found: Contained) -> list[tuple[str, str]]:
         """List who has a volume of it that both may write to: container and volume."""
 
+    def shared_memory(self, found: Contained) -> Path | None:
+        """Return where on the machine its /dev/shm is mounted; None if it is only in it, where CRIU carries it."""
+
     def images_of(self, found: Contained) -> Path:
         """Return the folder that a checkpoint is written to, and a restore reads."""
 

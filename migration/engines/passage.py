@@ -32,7 +32,8 @@ from ..repair import silence, unrepair
 from ..restarting import Restarts
 from ..runtime import Releasing, nothing_to_release
 from ..uncarried import Baseline, State
-from . import criuconf
+from ..volumes import COPIES, Mirror
+from . import criuconf, surroundings
 from .calls import END_TIMEOUT, Call, kill, see_untraced, take
 from .cgroup import freezer_of, moved_paths
 from .driver import TWIN, Contained, Driver, EngineSilent
@@ -42,6 +43,7 @@ from .layer import Layer, unmount_left
 from .log import Log
 from .revival import Messages, let_go, revive
 
+SHARED_MEMORY = Path("/dev/shm")
 WHY = "an engine's containers have no other mode"
 
 
@@ -70,6 +72,7 @@ class EnginePassage:
         self._dumping: Call | None = None
         self._restarts = Restarts(messages.core, messages.pstree)
         self._inventory = b""
+        self._shared: Mirror | None = None
         self._baseline = Baseline({})
         self._state = State()
         """What CRIU does not carry."""
@@ -109,6 +112,9 @@ class EnginePassage:
             call.wait(0.0)
             raise MigrationError(f"{driver.name}'s restore of {self._app.name} did not come to its image")
         self._layer.mounted()
+        if (here := driver.shared_memory(found)) and (there := driver.shared_memory(twin)):
+            self._shared = Mirror(here, there, SHARED_MEMORY)
+            self._shared.sync(fleeting=True)
 
     # ---- what a transaction asks
 
@@ -173,6 +179,9 @@ class EnginePassage:
         size = stop_all(self.images, {**changed, **self._regrouped(), **restarted}, self._messages.core)
         mapped = frozenset(tree.shared_maps(tree.processes(self._pid)))
         files = self._layer.sync(mapped)
+        if self._shared is not None:
+            files += self._shared.sync(mapped)
+        self._state.warnings += surroundings.carry_limits(self._pid, self._at_gate.pid)
         self._bytes = size + files + self._printed.size
         return self._bytes
 
@@ -194,6 +203,8 @@ class EnginePassage:
         copies = tree.processes(self._copy)
         silence(copies)
         self._state.give(copies, self._baseline.places, self._folder)
+        found = surroundings.differences(self._pid, self._copy, self._destination.name)
+        self._state.warnings += [COPIES, *found]
         call.wait(self._deadline.left())
         self._restarts.write(self._app, self._copy, self._deadline)
         # By now the engine has written down all that the original has printed.

@@ -133,6 +133,9 @@ class PodmanDriver:
                 ]
         return shared
 
+    def shared_memory(self, found: Contained) -> Path | None:
+        return place if (place := Path(found.raw["StaticDir"]) / "shm").is_mount() else None
+
     def images_of(self, found: Contained) -> Path:
         return Path(found.raw["StaticDir"]) / "checkpoint"
 
