@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING
 from . import tree
 from .cgroups import UNIFIED, groups_of
 from .freezer import pin
+from .ptrace import request as _ptrace
+from .ptrace import set_mask as _set_mask
 from .repair import getfd, unrepair
 from .slowness import scaled
 
@@ -50,7 +52,7 @@ _PAUSE = 0.0005
 # <linux/ptrace.h>
 _POKEDATA, _CONT, _DETACH = 5, 7, 17
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = 0x4204, 0x4205, 0x4206, 0x4207
-_LISTEN, _GETSIGMASK, _SETSIGMASK = 0x4208, 0x420A, 0x420B
+_LISTEN = 0x4208
 _PEEKDATA = 2
 _O_TRACEEXIT = 1 << 6
 _EVENT_EXIT, _EVENT_STOP = 6, 128
@@ -391,12 +393,6 @@ def _has_trap(thread: int) -> bool:
 # ---- ptrace(2)
 
 
-def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> None:
-    if _libc.ptrace(request, tid, address, data) == -1:
-        number = ctypes.get_errno()
-        raise OSError(number, f"ptrace({request:#x}, {tid}): {os.strerror(number)}")
-
-
 def _peek(tid: int, address: int) -> int:
     ctypes.set_errno(0)
     word = int(_libc.ptrace(_PEEKDATA, tid, address, 0))
@@ -414,15 +410,6 @@ def _get_registers(tid: int) -> bytes:
     part = _Part(ctypes.addressof(room), len(room))
     _ptrace(_GETREGSET, tid, _NT_PRSTATUS, ctypes.addressof(part))
     return room.raw[: part.size]
-
-
-def _set_mask(tid: int, mask: int) -> int:
-    """Set a thread's signal mask; return what it was."""
-    room = ctypes.c_uint64()
-    _ptrace(_GETSIGMASK, tid, ctypes.sizeof(room), ctypes.addressof(room))
-    before, room.value = room.value, mask
-    _ptrace(_SETSIGMASK, tid, ctypes.sizeof(room), ctypes.addressof(room))
-    return before
 
 
 def _set_registers(tid: int, registers: bytes) -> None:

@@ -31,7 +31,7 @@ from ..model import App, Host
 from ..repair import silence, unrepair
 from ..restarting import Restarts
 from ..runtime import Releasing, nothing_to_release
-from ..uncarried import Baseline, State
+from ..uncarried import STATE_FILE, Baseline, State
 from ..volumes import COPIES, Mirror
 from . import criuconf, surroundings
 from .calls import END_TIMEOUT, Call, kill, see_untraced, take
@@ -41,7 +41,8 @@ from .gate import Gate, is_stopped, streams_of
 from .image import CGROUP_IMAGE, KEPT_DESCRIPTORS, KEPT_INVENTORY, copy, regrouped, stop_all
 from .layer import Layer, unmount_left
 from .log import Log
-from .revival import Messages, let_go, revive
+from .revival import Messages, revive
+from .standing import Standing
 
 SHARED_MEMORY = Path("/dev/shm")
 WHY = "an engine's containers have no other mode"
@@ -73,6 +74,7 @@ class EnginePassage:
         self._restarts = Restarts(messages.core, messages.pstree)
         self._inventory = b""
         self._shared: Mirror | None = None
+        self._standing = Standing()
         self._baseline = Baseline({})
         self._state = State()
         """What CRIU does not carry."""
@@ -175,9 +177,13 @@ class EnginePassage:
 
     def transfer(self, changed: Mapping[str, bytes]) -> int:
         """Put the image behind the gate, and copy what has changed of the files."""
-        restarted = self._restarts.change(self.images, tree.processes(self._pid))
+        pids = tree.processes(self._pid)
+        self._standing = Standing.read(pids, self.images, self._messages.core, self._messages.pstree)
+        self._standing.write(self._folder)
+        (self._folder / STATE_FILE).write_text(json.dumps(self._state.to_json()))
+        restarted = self._restarts.change(self.images, pids)
         size = stop_all(self.images, {**changed, **self._regrouped(), **restarted}, self._messages.core)
-        mapped = frozenset(tree.shared_maps(tree.processes(self._pid)))
+        mapped = frozenset(tree.shared_maps(pids))
         files = self._layer.sync(mapped)
         if self._shared is not None:
             files += self._shared.sync(mapped)
@@ -238,7 +244,7 @@ class EnginePassage:
             raise MigrationError(f"the copy of {self._app.name} has ended before it ran")
         unrepair(tree.processes(self._copy), probe=True)
         self.has_run = True
-        let_go(self._copy)
+        self._state.warnings += self._standing.let_go(self._copy)
         if self._twin is not None and self._app.engine is not None:
             self._app.engine.id = self._twin.id
         if not tree.wait_for_death(self._original, END_TIMEOUT):
@@ -285,7 +291,7 @@ class EnginePassage:
             raise MigrationError(f"process {self._pid} was killed but did not end")
         assert self._app.engine is not None
         self._app.engine.id = self._found.id
-        pid = revive(self._driver, self._found, self._source, self._messages, self._folder.name, note)
+        pid = revive(self._driver, self._found, self._source, self._messages, self._folder, note)
         self.has_run = False
         return pid
 

@@ -6,23 +6,23 @@ restore at the same place needs: its processes are built stopped, so that the ne
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from .. import tree
+from .. import tree, uncarried
 from ..errors import MigrationError
 from ..images import FILES_IMAGE, OpenFiles
 from ..journal import Note
+from ..memberships import Places
 from ..model import Host
 from ..slowness import scaled
 from ..streams import inner_streams
 from .driver import Contained, Driver
 from .gate import MARKER, remove_copies
 from .image import as_stopped, replace
+from .standing import Standing
 
 END_TIMEOUT = scaled(10.0)
 # Podman's "stopped" comes before: until its cleanup has run it restores nothing ("is running or paused").
@@ -40,36 +40,32 @@ class Messages:
     tcp_stream: Any
 
 
-def revive(
-    driver: Driver, found: Contained, host: Host, messages: Messages, identity: str, note: Note
-) -> int:
-    """Restore an ended container where it was; return its process, noted before it runs."""
+def revive(driver: Driver, found: Contained, host: Host, messages: Messages, folder: Path, note: Note) -> int:
+    """Restore an ended container where it was; return its process, noted before it runs.
+
+    In the migration's folder is what CRIU does not carry of it.
+    """
+    mark = f"{MARKER}{folder.name}-back"
     images = driver.images_of(found)
     for path in images.glob("core-*.img"):
         replace(path, as_stopped(path.read_bytes(), messages.core))
     sockets = OpenFiles((images / FILES_IMAGE).read_bytes(), messages.fdinfo).sockets
     for name, content in inner_streams(images, sockets, host.address, messages.tcp_stream).items():
         replace(images / name, content)
-    (images / f"{MARKER}{identity}-back").touch()  # Docker stores no content twice
+    (images / mark).touch()  # Docker stores no content twice
     wait_until_over(driver, found)
     try:
         driver.restore(found.id)
     finally:
-        remove_copies(f"{MARKER}{identity}-back")
+        remove_copies(mark)
     again = driver.find(found.id)
     if again is None or again.pid == 0:
         raise MigrationError(f"{driver.name} has restored {found.user_name}, and it ended at once")
+    uncarried.read_back(folder).give(tree.processes(again.pid), Places(), folder)
     note(again.pid)
-    let_go(again.pid)
+    Standing.noted(folder).let_go(again.pid)
     driver.forget_checkpoint(again)
     return again.pid
-
-
-def let_go(root: int) -> None:
-    """Let a tree that was restored stopped run."""
-    for pid in tree.processes(root):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
 
 
 def wait_until_over(driver: Driver, found: Contained) -> None:

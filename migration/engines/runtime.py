@@ -152,14 +152,14 @@ class EngineRuntime:
         unpin(app.pid)
         in_netns(app.host.pid, remove_criu_tables)
 
-    def revive(self, app: App, host: Host, identity: str, note: Note) -> int:
+    def revive(self, app: App, host: Host, folder: Path, note: Note) -> int:
         """Restore an ended container from its own checkpoint."""
         assert app.engine is not None
         driver = self.driver(app)
         if (found := driver.find(app.engine.id)) is None:
             raise MigrationError(f"{driver.name} has no container {app.engine.id[:12]} any more")
         with criuconf.in_force():
-            return revive(driver, found, host, self.messages, identity, note)
+            return revive(driver, found, host, self.messages, folder, note)
 
     def ending(self, app: App) -> dict[str, Any]:
         """Ask the engine how a container has ended; it may not know it yet."""
@@ -294,7 +294,7 @@ class Runtimes:
         """Restore a program at its source."""
         if app.engine is None:
             return self._processes.revive(app, host, images, note)
-        return self._engines.revive(app, host, images.parent.name, note)
+        return self._engines.revive(app, host, images.parent, note)
 
     def tidy(self, app: App, other: Host) -> None:
         """Remove what is left where a program is not."""
