@@ -30,6 +30,11 @@ _GET_FILTER = 26  # SO_GET_FILTER, of SOL_SOCKET
 _TCP_ULP, _TCP_AO_INFO, _UDP_CORK = 31, 40, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
+# The hints of CRIU's irmap.c, all that is below them included.
+_CRIU_LOOKS = (
+    *("/etc", "/var/spool", "/var/log", "/usr/share/dbus-1/system-services"),
+    *("/var/lib/polkit-1/localauthority", "/usr/share/polkit-1/actions", "/lib/udev"),
+)
 _ON_ITS_WAY_S = scaled(0.5)  # in which a look falls between two datagrams of a program that sends without end
 _LOOK_S = 0.0005
 
@@ -69,6 +74,48 @@ def of_directory(file: OpenFile) -> Iterator[str]:
                 yield f"the directory {file.target} with a request to be notified (F_NOTIFY)"
         finally:
             os.close(fd)
+
+
+def of_inotify(file: OpenFile) -> Iterator[str]:
+    """List what of an inotify instance cannot be carried.
+
+    Of a watch the kernel tells an inode and a handle. An overlay opens none by its handle (but with nfs_export=on), and
+    then CRIU looks for the inode in a few folders (irmap.c).
+    """
+    watches = [line.split()[1:] for line in _fdinfo(file) if line.startswith("inotify ")]
+    for watch in watches:
+        values = dict(word.split(":", 1) for word in watch if ":" in word)
+        inode, device = int(values["ino"], 16), int(values["sdev"], 16)
+        if _is_overlay(file.pid, f"{device >> 20}:{device & 0xFFFFF}") and inode not in _found_by_criu(
+            file.pid
+        ):
+            yield f"an inotify instance with a watch on an overlay (inode {inode}), which CRIU could not find again"
+
+
+def _fdinfo(file: OpenFile) -> list[str]:
+    return tree.read_or_empty(PROC / f"{file.pid}/fdinfo/{file.fd}").splitlines()
+
+
+def _is_overlay(pid: int, device: str) -> bool:
+    for line in tree.read_or_empty(PROC / f"{pid}/mountinfo").splitlines():
+        head, _, tail = line.partition(" - ")
+        if head.split()[2] == device and tail.startswith("overlay "):
+            return "nfs_export=on" not in tail
+    return False
+
+
+def _found_by_criu(pid: int) -> set[int]:
+    """Return the inodes that CRIU looks through."""
+    root = f"/proc/{pid}/root"
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        found.add(os.stat(f"{root}/.").st_ino)  # noqa: PTH116 (no Path objects: there are hundreds)
+    for begin in _CRIU_LOOKS:
+        for folder, _, names in os.walk(f"{root}{begin}"):
+            for path in (folder, *(f"{folder}/{name}" for name in names)):
+                with contextlib.suppress(OSError):
+                    found.add(os.stat(path, follow_symlinks=False).st_ino)  # noqa: PTH116
+    return found
 
 
 def of_process(pid: int) -> Iterator[str]:

@@ -128,6 +128,8 @@ def _descriptor(file: OpenFile, unread: set[int], keyed: set[int], pairs: Pairs)
     kind, _, rest = target.partition(":")
     if kind == "anon_inode" and rest not in _ANONYMOUS:
         yield having % _NAMES.get(rest, f"a {rest.strip('[]')} object") + _HINTS.get(rest, "")
+    elif target == "anon_inode:inotify":
+        yield from (having % what for what in descriptors.of_inotify(file))
     elif kind == "socket":
         protocol = _protocol(path)
         if protocol not in _SOCKETS:
