@@ -29,7 +29,7 @@ from .slowness import scaled
 _OVERLAY, _OPAQUE = "trusted.overlay.", "trusted.overlay.opaque"
 # A file that was written this shortly before it was looked at may change again without a new time stamp.
 RACY_NS = 100_000_000
-COPIES = "its files are copies: their device and inode numbers and change times are others (stat(2))"
+COPIES = "its files are copies: device and inode numbers, change times, and access times of folders are others (stat(2))"
 """What a program can find of that."""
 
 
@@ -152,6 +152,7 @@ class Mirror:
         begin = time.time_ns()
         found: dict[str, Stamp] = {}
         links: dict[int, str] = {}
+        read: dict[str, int] = {}
         copied = 0
         for name in self._names():
             try:
@@ -166,12 +167,12 @@ class Mirror:
                 continue
             if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
                 links.setdefault(status.st_ino, name)
-            found[name] = stamp
+            found[name], read[name] = stamp, status.st_atime_ns
         for name in sorted(self._stamps.keys() - found.keys(), reverse=True):
             remove(self._copy / name)
         for name in reversed(found):  # times of directories, once nothing is put into them any more
             if stat.S_ISDIR(found[name].mode):
-                os.utime(self._copy / name, ns=(found[name].modified, found[name].modified))
+                os.utime(self._copy / name, ns=(read[name], found[name].modified))
         self._stamps = {
             n: s for n, s in found.items() if s.modified < begin - RACY_NS or stat.S_ISDIR(s.mode)
         }
