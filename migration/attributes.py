@@ -12,6 +12,7 @@ import ctypes
 import functools
 import os
 import platform
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -184,6 +185,15 @@ def losses(pids: list[int]) -> Iterator[str]:
     for pid in pids:
         with contextlib.suppress(OSError):  # it has ended
             yield from (f"process {pid} {what}" for what in _losses(pid, first))
+
+
+def told_again(pids: Sequence[int]) -> Iterator[str]:
+    """List who is told once more that a child is stopped, which CRIU stops when all run, as sentences for a user."""
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            parent = tree.parent(pid)
+            if tree.state(pid) == "T" and parent in pids and tree.hears(parent, signal.SIGCHLD):
+                yield f"process {parent} is told once more (SIGCHLD) that its child {pid} is stopped"
 
 
 def _losses(pid: int, first: Inherited) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import baggage, messages, tree
-from .attributes import Inherited
+from .attributes import Inherited, told_again
 from .criu import DUMP_LOG, RESTORE_LOG, Criu, Gate, Worker
 from .custody import Custody, HasDescriptor
 from .deadline import Deadline
@@ -133,6 +133,7 @@ class ProcessPassage:
         source, destination = self._source, self._destination
         self._restarts = Restarts(messages.load(messages.CORE), messages.load(messages.PSTREE))
         self._baseline = Baseline.look(self._pid, source, destination)
+        self._told_again = list(told_again(tree.processes(self._pid)))
         self._baggage.first_pass()
         has_host_mounts = self._app.container is None
         self._restorer = self._start(
@@ -262,7 +263,7 @@ class ProcessPassage:
             self._dumper.answer(True)
             # While CRIU is at work, for nobody has to wait for it then.
             self._state = State.read(self._frozen, self._baseline)
-            self._state.warnings += self._terminals.warnings
+            self._state.warnings += [*self._terminals.warnings, *self._told_again]
             self._dumper.wait_for("post-dump", self.carrier.early)
             if self.carrier.keeps_source:
                 self.carrier.frozen(self._frozen)

@@ -91,6 +91,11 @@ def catches(pid: int, number: int) -> bool:
     return bool(int(_status(pid, "SigCgt") or "0", 16) >> (number - 1) & 1)
 
 
+def hears(pid: int, number: int) -> bool:
+    """Say whether a signal is seen by a process: it has a handler for it, or blocks it, and so has it pending."""
+    return any(int(_status(pid, key) or "0", 16) >> (number - 1) & 1 for key in ("SigCgt", "SigBlk"))
+
+
 def may(capability: int, pid: int | str = "self") -> bool:
     """Say whether a process has a capability in effect (a number of <linux/capability.h>)."""
     return bool(int(_status(pid, "CapEff") or "0", 16) >> capability & 1)
