@@ -123,6 +123,32 @@ def silence(pids: Iterable[int]) -> None:
                     one.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
 
 
+def reusing(pids: Iterable[int]) -> set[tuple[int, int]]:
+    """Return the TCP sockets with SO_REUSEADDR, which repair mode takes from them: inner PID and descriptor."""
+    found = set()
+    for pid, fd, one in _each_tcp_socket(pids):
+        with one:
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR):
+                found.add((tree.inside(pid), fd))
+    return found
+
+
+def reuse(copies: Iterable[int], wanted: set[tuple[int, int]]) -> None:
+    """Give copies of sockets SO_REUSEADDR, once they have left repair mode."""
+    for pid, fd, one in _each_tcp_socket(copies):
+        with one:
+            if (tree.inside(pid), fd) in wanted:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def _each_tcp_socket(pids: Iterable[int]) -> Iterator[tuple[int, int, socket.socket]]:
+    for pid in pids:
+        for file in tree.open_files([pid]):
+            if file.target.startswith("socket:"):
+                for one in _duplicate(pid, file.fd):
+                    yield pid, file.fd, one
+
+
 def is_reusing_listener(listener: socket.socket) -> bool:
     """Say whether a socket listens, with SO_REUSEADDR."""
     options = (socket.SO_ACCEPTCONN, socket.SO_REUSEADDR)

@@ -28,12 +28,12 @@ from ..freezer import end_silently
 from ..images import INVENTORY_IMAGE, has_locks
 from ..journal import Note
 from ..model import App, Host
-from ..repair import silence, unrepair
+from ..repair import reuse, reusing, silence, unrepair
 from ..restarting import Restarts
 from ..runtime import Releasing, nothing_to_release
 from ..uncarried import STATE_FILE, Baseline, State
 from ..volumes import COPIES, Mirror
-from . import criuconf, surroundings
+from . import criuconf
 from .calls import END_TIMEOUT, Call, kill, see_untraced, take
 from .cgroup import freezer_of, moved_paths
 from .driver import TWIN, Contained, Driver, EngineSilent
@@ -43,6 +43,7 @@ from .layer import Layer, unmount_left
 from .log import Log
 from .revival import Messages, revive
 from .standing import Standing
+from .surroundings import Surroundings, carry_limits
 
 SHARED_MEMORY = Path("/dev/shm")
 WHY = "an engine's containers have no other mode"
@@ -75,6 +76,8 @@ class EnginePassage:
         self._inventory = b""
         self._shared: Mirror | None = None
         self._standing = Standing()
+        self._surroundings = Surroundings()
+        self._reusing: set[tuple[int, int]] = set()
         self._baseline = Baseline({})
         self._state = State()
         """What CRIU does not carry."""
@@ -152,8 +155,10 @@ class EnginePassage:
 
     def dump(self) -> None:
         """Let the engine write the image."""
-        self._dumping = call = Call(lambda: self._driver.checkpoint(self._found))
         pids = tree.processes(self._pid)
+        self._reusing = reusing(pids)
+        self._surroundings = Surroundings.of(self._pid)
+        self._dumping = call = Call(lambda: self._driver.checkpoint(self._found))
         self._state = State.read(pids, self._baseline).without_library(self._driver.name)
         folder, mark = self._at_gate.place, self._at_gate.mark
         if not take(self._pid, call.is_over, folder, mark, self._deadline):
@@ -187,7 +192,7 @@ class EnginePassage:
         files = self._layer.sync(mapped)
         if self._shared is not None:
             files += self._shared.sync(mapped)
-        self._state.warnings += surroundings.carry_limits(self._pid, self._at_gate.pid)
+        self._state.warnings += carry_limits(self._pid, self._at_gate.pid)
         self._bytes = size + files + self._printed.size
         return self._bytes
 
@@ -209,7 +214,7 @@ class EnginePassage:
         copies = tree.processes(self._copy)
         silence(copies)
         self._state.give(copies, self._baseline.places, self._folder)
-        found = surroundings.differences(self._pid, self._copy, self._destination.name)
+        found = self._surroundings.differences(Surroundings.of(self._copy), self._destination.name)
         self._state.warnings += [COPIES, *found]
         call.wait(self._deadline.left())
         self._restarts.write(self._app, self._copy, self._deadline)
@@ -242,7 +247,9 @@ class EnginePassage:
         # One that was killed leaves its stop at once and lives for some time yet: its sockets must stay silent.
         if not is_stopped(self._copy):
             raise MigrationError(f"the copy of {self._app.name} has ended before it ran")
-        unrepair(tree.processes(self._copy), probe=True)
+        copies = tree.processes(self._copy)
+        unrepair(copies, probe=True)
+        reuse(copies, self._reusing)
         self.has_run = True
         self._state.warnings += self._standing.let_go(self._copy)
         if self._twin is not None and self._app.engine is not None:

@@ -113,7 +113,7 @@ class EngineRuntime:
             return str(ex)
         if tree.inside(app.pid) != 1:
             return "it is not in a PID namespace of its own"
-        if (reason := _unreadable(app.pid, driver.name)) is not None:
+        if (reason := _unreadable(app.pid, driver.name) or _unseizable(app.pid)) is not None:
             return reason
         return self._no_room(app, driver.images_of(found))
 
@@ -303,6 +303,20 @@ class Runtimes:
         else:
             clean(app.host, other)
             self._engines.tidy(app)
+
+
+def _unseizable(root: int) -> str | None:
+    """Say which process is stopped where CRIU could not trace it, or None.
+
+    To be traced (PTRACE_SEIZE) a stopped process has to run for a moment, which one cannot in a frozen control group of
+    version 1: CRIU would wait for ever.
+    """
+    if freezer_of(root).switch.name != "freezer.state":
+        return None
+    for pid in tree.processes(root):
+        if tree.state(pid) == "T":
+            return f"process {pid} is stopped, and cannot be traced while its control group (version 1) is frozen"
+    return None
 
 
 def _unreadable(root: int, engine: str) -> str | None:

@@ -6,7 +6,8 @@ and the report says so: the files by which an engine tells a container where it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import tree
@@ -74,14 +75,41 @@ def _read(path: Path) -> str:
     return tree.read_or_empty(path).strip()
 
 
-def differences(original: int, copy: int, destination: str) -> Iterator[str]:
-    """List what a copy finds otherwise, while both stand still, each as a sentence for a user."""
-    for path in TELLING:
-        if _read(Path(f"/proc/{original}/root{path}")) != _read(Path(f"/proc/{copy}/root{path}")):
-            yield f"its {path} is that of {destination} now"
-    try:
-        sees_all = tree.namespace(original, "cgroup") == tree.namespace("self", "cgroup")
-        if sees_all and paths_of(original) != paths_of(copy):
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a container finds around itself."""
+
+    telling: Mapping[str, str] = field(default_factory=dict)
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    """By their points: the rest of what /proc/PID/mountinfo says, but for numbers and where layers are."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Paths of control groups, unless it is in a cgroup namespace of its own, which hides them."""
+
+    @classmethod
+    def of(cls, pid: int) -> Surroundings:
+        """Look at a process that stands still; of one that has ended there is nothing."""
+        telling = {path: _read(Path(f"/proc/{pid}/root{path}")) for path in TELLING}
+        lines = tree.read_or_empty(tree.PROC / f"{pid}/mountinfo").splitlines()
+        try:
+            hides = tree.namespace(pid, "cgroup") != tree.namespace("self", "cgroup")
+            return cls(telling, dict(map(_mount, lines)), {} if hides else paths_of(pid))
+        except OSError:
+            return cls(telling)
+
+    def differences(self, copy: Surroundings, destination: str) -> Iterator[str]:
+        """List what a copy finds otherwise, each as a sentence for a user."""
+        for path in TELLING:
+            if self.telling.get(path) != copy.telling.get(path):
+                yield f"its {path} is that of {destination} now"
+        if points := [point for point in self.mounts if self.mounts[point] != copy.mounts.get(point)]:
+            yield f"its mounts at {', '.join(points)} are others (/proc/self/mountinfo)"
+        if self.groups != copy.groups:
             yield "its control groups have other names (/proc/self/cgroup)"
-    except OSError:  # one of them has ended, which others notice
-        return
+
+
+def _mount(line: str) -> tuple[str, str]:
+    head, _, tail = line.partition(" - ")
+    words, (kind, source, options) = head.split(), tail.split()
+    propagation = [word.partition(":")[0] for word in words[6:]]
+    own = [one for one in options.split(",") if not one.partition("=")[0].endswith("dir")]
+    return words[4], " ".join((words[5], *propagation, kind, source, *sorted(own)))
