@@ -29,7 +29,7 @@ from .slowness import scaled
 _OVERLAY, _OPAQUE = "trusted.overlay.", "trusted.overlay.opaque"
 # A file that was written this shortly before it was looked at may change again without a new time stamp.
 RACY_NS = 100_000_000
-COPIES = "its files are copies: device and inode numbers, change times, and access times of folders are others (stat(2))"
+COPIES = "its files are copies: device and inode numbers, change times and access times of folders are others (stat(2))"
 """What a program can find of that."""
 
 

@@ -43,7 +43,7 @@ from .layer import Layer, unmount_left
 from .log import Log
 from .revival import Messages, revive
 from .standing import Standing
-from .surroundings import Surroundings, carry_limits
+from .surroundings import Surroundings, give_limits, limits_of
 
 SHARED_MEMORY = Path("/dev/shm")
 WHY = "an engine's containers have no other mode"
@@ -77,6 +77,7 @@ class EnginePassage:
         self._shared: Mirror | None = None
         self._standing = Standing()
         self._surroundings = Surroundings()
+        self._limits: dict[str, dict[str, str]] = {}
         self._reusing: set[tuple[int, int]] = set()
         self._baseline = Baseline({})
         self._state = State()
@@ -157,7 +158,7 @@ class EnginePassage:
         """Let the engine write the image."""
         pids = tree.processes(self._pid)
         self._reusing = reusing(pids)
-        self._surroundings = Surroundings.of(self._pid)
+        self._surroundings, self._limits = Surroundings.of(self._pid), limits_of(self._pid)
         self._dumping = call = Call(lambda: self._driver.checkpoint(self._found))
         self._state = State.read(pids, self._baseline).without_library(self._driver.name)
         folder, mark = self._at_gate.place, self._at_gate.mark
@@ -192,7 +193,6 @@ class EnginePassage:
         files = self._layer.sync(mapped)
         if self._shared is not None:
             files += self._shared.sync(mapped)
-        self._state.warnings += carry_limits(self._pid, self._at_gate.pid)
         self._bytes = size + files + self._printed.size
         return self._bytes
 
@@ -217,6 +217,8 @@ class EnginePassage:
         found = self._surroundings.differences(Surroundings.of(self._copy), self._destination.name)
         self._state.warnings += [COPIES, *found]
         call.wait(self._deadline.left())
+        # Not before: runc sets those that it was told.
+        self._state.warnings += give_limits(self._limits, self._copy)
         self._restarts.write(self._app, self._copy, self._deadline)
         # By now the engine has written down all that the original has printed.
         if self._driver.appends_to_logs:

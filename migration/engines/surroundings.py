@@ -38,34 +38,38 @@ LIMITS = (
 TELLING = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 
 
-def carry_limits(original: int, twin: int) -> list[str]:
-    """Give the groups of one process the limits of another's; return what could not be, in sentences."""
+def limits_of(pid: int) -> dict[str, dict[str, str]]:
+    """Return the limits of a process's control groups, by controllers and the names of their files."""
     try:
-        here, there = groups_of(original), groups_of(twin)
-    except OSError:  # one of them has ended, which others notice
-        return []
-    pairs = {
-        (folder / name, there[controller] / name)
-        for controller, folder in here.items()
-        if controller in there and there[controller] != folder
-        for name in LIMITS
+        groups = groups_of(pid)
+    except OSError:  # it has ended, which others notice
+        return {}
+    return {
+        controller: {name: value for name in LIMITS if (value := _read(folder / name))}
+        for controller, folder in groups.items()
     }
-    wanted = sorted(pairs, key=lambda pair: LIMITS.index(pair[0].name))
+
+
+def give_limits(limits: Mapping[str, Mapping[str, str]], copy: int) -> list[str]:
+    """Give the control groups of a process these limits; return what could not be, in sentences."""
+    there = limits_of(copy)
+    groups = groups_of(copy) if there else {}
+    wanted = [
+        (name, groups[controller] / name, value)
+        for name in LIMITS
+        for controller, values in limits.items()
+        if (value := values.get(name)) is not None and there.get(controller, {}).get(name, value) != value
+    ]
     for _ in range(2):
-        wanted = [pair for pair in wanted if not _equal(*pair)]
+        wanted = [(name, file, value) for name, file, value in wanted if not _write(file, value)]
     return [
-        f"its control group's {file.name} is {_read(copy)} now, and was {_read(file)}"
-        for file, copy in wanted
+        f"its control group's {name} is {_read(file)} now, and was {value}" for name, file, value in wanted
     ]
 
 
-def _equal(file: Path, copy: Path) -> bool:
-    """Let a control file say what another one says; return False if it cannot."""
-    value = _read(file)
-    if value in ("", _read(copy)):
-        return True
+def _write(file: Path, value: str) -> bool:
     try:
-        copy.write_text(value)
+        file.write_text(value)
     except OSError:
         return False
     return True
