@@ -60,8 +60,9 @@ passengers: passengers-setup ## servers of the distribution move under load, 20 
 	@$(AS_ROOT) env $(if $(filter-out 0,$(REDUCED)),,P4FERRY_PASSENGERS=full) $(if $(RANDOM),P4FERRY_RANDOM_MOVES=$(RANDOM)) \
 	    $(PY) -m pytest -q tests/passengers $(ARGS)
 
-fidelity: setup   ## what programs find in themselves, moved in every way (make test has two of the ways)
-	@$(AS_ROOT) env P4FERRY_FIDELITY=full $(PY) -m pytest -q tests/migration/test_fidelity.py $(ARGS)
+fidelity: setup   ## what programs find in themselves, moved in every way, in containers, too (make test has some of it)
+	@$(AS_ROOT) env P4FERRY_FIDELITY=full $(PY) -m pytest -q tests/migration/test_fidelity.py \
+	    tests/migration/test_fidelity_runc.py tests/topo/containers/test_engine_fidelity.py $(ARGS)
 
 passengers-setup:
 	@PASSENGERS=$(if $(filter-out 0,$(REDUCED)),1,full) scripts/setup

@@ -85,7 +85,7 @@ PROCESS = (
     ),
     Entry(
         "personality",
-        "libc.personality(0x40000)",
+        "personality()",
         "libc.personality(0xffffffff)",
         note="ADDR_NO_RANDOMIZE and the like",
     ),
@@ -208,6 +208,42 @@ FILES = (
     Entry("peer's credentials", "", "keep['datagrams'][0].getsockopt(1, 17, 12).hex()"),
 )
 
+CONTAINER = (
+    Entry("host name and domain name", "", "names()"),
+    Entry("hostname file", "", "text('/etc/hostname')"),
+    Entry("hosts file", "", "text('/etc/hosts')"),
+    Entry("resolver's file", "", "text('/etc/resolv.conf')"),
+    Entry("mounts", "", "mounts()"),
+    Entry("devices", "", "devices()"),
+    Entry("limits of control groups", "", "limits_of_groups()"),
+    Entry(
+        "files of every kind", "layer(prefix)", "layer_now(prefix)", note="kinds, modes, links, sizes, times"
+    ),
+    Entry("access times of files", "", "access_times(prefix)[0]"),
+    Entry("access times of folders", "", "access_times(prefix)[1]"),
+    Entry("bound UNIX socket", "", "reached(prefix)"),
+    Entry("owner of a file", "chowned(prefix)", "chowned_now(prefix)"),
+    Entry(
+        "capability of a file",
+        "capable(prefix)",
+        "os.getxattr(f'{prefix}.capable', 'security.capability').hex()",
+    ),
+    Entry(
+        "removed and replaced files of the image",
+        "removed()",
+        "[os.path.exists('/srv/fidelity/removed'), os.listdir('/srv/fidelity/replaced')]",
+    ),
+    Entry("deleted file that is open", "deleted(prefix)", "deleted_now()"),
+    Entry("locks of files and records", "lock_files(prefix)", "locks_now()"),
+    Entry("shared memory of POSIX", "shared_file()", "text('/dev/shm/fidelity')"),
+    Entry("objects of System V", "segments()", "segments_now()"),
+    Entry("shared memory that goes with its last user", "removed_segment()", "removed_segment_now()"),
+    Entry("device and inode numbers of files", "", "identities(prefix)"),
+    Entry("change times of files", "", "changed_at(prefix)"),
+    Entry("signals that have come", "count_signals()", "counted()", note="SIGCHLD and SIGCONT"),
+)
+"""What a container has for itself."""
+
 MULTICAST = (
     Entry("IPv4 membership", "join('group', '239.1.2.3')", "joined('group', '239.1.2.3')"),
     Entry("IPv4 membership with sources", "join_source()", "joined('sources', '239.1.2.4')"),
@@ -241,7 +277,10 @@ TERMINALS = (
     Entry("master whose slave was never open", "never()", "everything(ptys['never'][0])"),
     Entry("session and foreground process group", "session()", "in_session()"),
     Entry(
-        "controlling terminal", "", "interrupted()", note="whose interrupt character comes to the foreground"
+        "controlling terminal",
+        "ptys['session']",
+        "interrupted()",
+        note="whose interrupt character comes to the foreground",
     ),
     Entry("flags, owner and signal of terminals", "signalled()", "signalled_as()"),
 )
@@ -272,6 +311,11 @@ REFUSED = (
     ),
     _refused(
         "half a datagram (MSG_MORE)", "more()", r"keeps parts of a datagram until the rest comes \(UDP_CORK"
+    ),
+    _refused(
+        "a message queue of POSIX",
+        "make_queue()",
+        "the POSIX message queue /fidelity, which CRIU does not carry",
     ),
     _refused("dnotify", "dnotify()", r"the directory /tmp with a request to be notified \(F_NOTIFY\)"),
     _refused("an eBPF socket filter", "ebpf_filter()", r"an eBPF program as its filter \(SO_ATTACH_BPF\)"),
@@ -332,6 +376,11 @@ HIDDEN = tuple(
         ("reading of the time-stamp counter forbidden", "prctl PR_SET_TSC: allowed after a move"),
         ("the SYN that a listener has kept", "TCP_SAVED_SYN: reading it takes it away"),
         ("session, process and thread keyrings", "keyrings(7): those of whoever started the testbed"),
+        (
+            "that a child has run on",
+            "waitid with WCONTINUED: told once in containers of Docker's and Podman's",
+        ),
+        ("adjustments of semaphores", "SEM_UNDO: not undone after a move"),
         ("flow labels of IPv6", "IPV6_FLOWLABEL_MGR: not leased after a move"),
     )
 )
@@ -342,3 +391,44 @@ GROUPS = {
     "terminals": TERMINALS,
     "multicast": MULTICAST,
 }
+_WATCHES = ("inotify watches", "unread inotify events")
+GROUPS_INSIDE = {
+    **GROUPS,
+    "files": tuple(entry for entry in FILES if entry.name not in _WATCHES),
+    "container": CONTAINER,
+}
+"""Those of a container."""
+REFUSED_INSIDE = (
+    *REFUSED,
+    _refused("inotify watches on an overlay", "inotify()", "an inotify instance with a watch on an overlay"),
+)
+CONTAINER_LOST: dict[str, str] = {
+    "device and inode numbers of files": "device and inode numbers",
+    "change times of files": "change times",
+    "access times of folders": "access times of folders",
+    "signals that have come": r"told once more \(SIGCHLD\) that its child",
+}
+"""What a container of runc's does not find as it was, and the words that the report has for it."""
+DOCKER_LOST: dict[str, str] = {
+    **{name: words for name, words in CONTAINER_LOST.items() if name != "signals that have come"},
+    "control groups": "control groups have other names",
+    "hostname file": "/etc/hostname is that of",
+    "mounts": "its mounts at .* are others",
+    "eventfd counter of more than 32 bits": "has not its whole counter",
+    "eventfd semaphore": "is no semaphore",
+    "eventfd reads": "is no semaphore",
+    "personality": r"its personality \(0x0\w+\) is not carried",
+    "memory-failure policy": r"memory-failure policy \(PR_MCE_KILL\) is not carried",
+    "merging of all memory": r"\(PR_SET_MEMORY_MERGE\) is not carried",
+    "I/O flusher": r"\(PR_SET_IO_FLUSHER\) is not carried",
+}
+"""The same of a container of Docker's."""
+PODMAN_LOST = {
+    **{name: words for name, words in DOCKER_LOST.items() if name != "hostname file"},
+    "hosts file": "/etc/hosts is that of",
+}
+"""The same of a container of Podman's."""
+STOPPED = next(entry for entry in PROCESS if entry.name == "stopped child")
+"""What a container of Docker's or Podman's is refused with where its control group is of version 1."""
+ENGINE_REFUSED = dict.fromkeys(("terminals",), "terminals are not carried in containers of")
+"""Groups with whose things a container of Docker's or Podman's is refused."""

@@ -6,7 +6,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from migration.sockopts import LEVELS, OPTIONS, Option, Rule
-from tests.fidelity.entries import GROUPS, HIDDEN, REFUSED, WARNED, Entry
+from tests.fidelity.entries import (
+    CONTAINER,
+    CONTAINER_LOST,
+    DOCKER_LOST,
+    ENGINE_REFUSED,
+    GROUPS,
+    HIDDEN,
+    PODMAN_LOST,
+    REFUSED,
+    WARNED,
+    Entry,
+)
 
 LEDGER = Path(__file__).resolve().parents[2] / "docs" / "fidelity.md"
 HEAD = """# What a move changes
@@ -14,7 +25,8 @@ HEAD = """# What a move changes
 After a move that says `completed`, a program finds no difference in itself, its sockets and its files but for what is
 on this page. It is written by `.venv/bin/python -m tests.fidelity --ledger` from the tables that the code and the tests
 go by; a test compares both. `tests/migration/test_fidelity.py` sets each thing, moves the program there and back,
-by stop and by post-copy, and reads it again; `make fidelity` does so over the network, by pre-copy and in a group, too.
+by stop and by post-copy, and reads it again; `make fidelity` does so over the network, by pre-copy, in a group and in
+containers, too.
 
 - **restored**: as it was, before the copy runs its first instruction.
 - **refused**: the move does not begin (`outcome` is `refused`, `frozen_ms` 0), and the reason names the thing.
@@ -26,8 +38,12 @@ A program's first address stays its own: it can bind it, call itself by it, and 
 control group (v2) of its own: without one (a container of Docker's or Podman's, or of runc's on control groups v1) the
 report says so, and `getsockname` tells where the program is now. A port that it binds after its move, at its first
 address or at any, is known to itself and under the address of the host that it is on.
-A container of Docker's or Podman's is restored by its engine: it loses what only our own CRIU worker can give (eventfd
-semaphores, personality, memory-failure and I/O-flusher policy), and the report says so.
+"""
+IN_CONTAINERS = """## In containers
+
+In a container all of this page holds as far as the container can have the thing: `make fidelity` sets and reads each in
+containers of runc's, Docker's and Podman's, and prints why one cannot be had there (no capability, no such device, a
+system call that its seccomp filter forbids). What is refused or warned of is so there, too, but for this:
 """
 _RULES = {
     Rule.KEPT: "restored",
@@ -56,6 +72,7 @@ def text() -> str:
     lines += [
         "\nBesides: any option that the destination's kernel does not take, by its name; and a post-copy whose last",
         "pages come so slowly that the program is stopped (SIGSTOP) and continued for them, which it could notice.\n",
+        *_inside(),
         "## Not seen\n",
         "What no call tells from outside of the program, and so is neither restored nor warned of:\n",
         *_bullets(HIDDEN),
@@ -72,6 +89,21 @@ def text() -> str:
             "",
         ]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _inside() -> Iterator[str]:
+    """Say what holds in containers, by their kinds."""
+    yield IN_CONTAINERS
+    yield "| what is not restored | runc | Docker | Podman |\n|---|---|---|---|"
+    tables = (CONTAINER_LOST, DOCKER_LOST, PODMAN_LOST)
+    for name in dict.fromkeys(name for table in tables for name in table):
+        cells = ["warned of" if name in table else "restored" for table in tables]
+        yield f"| {name} | {' | '.join(cells)} |"
+    for group in ENGINE_REFUSED:
+        yield f"| {group} | restored | refused | refused |"
+    lost = {name for table in tables for name in table}
+    own = (entry for entry in CONTAINER if entry.name not in lost)
+    yield f"\nRestored of what a container has for itself: {'; '.join(map(_named, own))}.\n"
 
 
 def _named(entry: Entry) -> str:

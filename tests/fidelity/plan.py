@@ -112,6 +112,15 @@ def is_local(option: Option) -> bool:
     return option.shape is Shape.ADDRESS or option.on is On.INET
 
 
+def told(name: str, reading: Mapping[str, Any], *, local: bool = True) -> dict[str, str]:
+    """Return what one of the program's sockets has, by options, with or without those that are their host's."""
+    return {
+        option.name: reading[name][f"{option.level}.{option.number}"]
+        for option in carried()
+        if is_compared(name, option) and (local or not is_local(option))
+    }
+
+
 def plan(entries: Iterable[Entry], peer: tuple[str, int], own: str, *, options: bool) -> dict[str, Any]:
     """Return what the program is to do in a host with the address `own`."""
     return {

@@ -1,7 +1,8 @@
 """The program that is moved: it does what a plan (JSON) says, and tells what it finds whenever it is asked.
 
-Run by any Python, without the project: `program.py PLAN PREFIX`. It is ready when it prints "ready". Whenever the file
-PREFIX.ask is there, it removes it and writes what it finds to PREFIX.N, N being 1, 2, …
+Run by any Python, without the project: `program.py PLAN PREFIX`. It waits for the plan, which a container gets when it
+runs, and is ready when it prints "ready". Whenever the file PREFIX.ask is there, it removes it and writes what it finds
+to PREFIX.N, N being 1, 2, …
 
 A plan has "entries" (name → [code, expression], in their order, see entries.py, whose helpers are here), "peer"
 (address and port of a TCP server), and "options": rows [level, number, size, values to try].
@@ -22,12 +23,25 @@ import termios
 import threading
 import time
 
+from layers import *  # noqa: F403 (for entries)
 from ptys import *  # noqa: F403 (for entries)
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 C = ctypes.c_void_p
+
+
+def _checked(result, function, _):
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), function.__name__)
+    return result
+
+
+CHECKED = "prctl personality syscall madvise mlock mlockall timerfd_create timerfd_settime inotify_init1"
+for _name in (*CHECKED.split(), "inotify_add_watch"):
+    getattr(libc, _name).errcheck = _checked
 keep = {}
 NUMBERS = {
     "x86_64": {"ioprio_set": 251, "ioprio_get": 252, "bpf": 321, "set_mempolicy": 238},
@@ -109,10 +123,41 @@ def state(pid):
 
 
 def other():
+    """Let a child have another policy: of merging, or, where that may not be had, of memory failures."""
     if os.fork() == 0:
-        prctl(67, 1)
+        try:
+            prctl(67, 1)
+        except OSError:
+            prctl(33, 1, 1)
         time.sleep(1000)
     time.sleep(0.5)
+
+
+def personality():
+    """Have a personality that does no harm: the first one that may be had."""
+    try:
+        libc.personality(0x40000)
+    except OSError:
+        libc.personality(0x20000)
+
+
+_come = {}
+
+
+def count_signals():
+    """Count the signals that a stop and its end would bring."""
+    for number in (signal.SIGCHLD, signal.SIGCONT):
+        _come[number.name] = 0
+        signal.signal(number, _count)
+
+
+def _count(number, _):
+    _come[signal.Signals(number).name] += 1
+
+
+def counted():
+    """Return how many have come."""
+    return dict(_come)
 
 
 # ---- memory
@@ -142,13 +187,11 @@ def flags(name):
 
 def seal():
     area("sealed")
-    if syscall("mseal", C(keep["sealed"]), 16384, 0) != 0:
-        raise OSError("no mseal")
+    syscall("mseal", C(keep["sealed"]), 16384, 0)
 
 
 def numa():
-    if syscall("set_mempolicy", 3, ctypes.byref(ctypes.c_ulong(1)), 2) != 0:
-        raise OSError("no set_mempolicy")
+    syscall("set_mempolicy", 3, ctypes.byref(ctypes.c_ulong(1)), 2)
     area("numa")
 
 
@@ -353,8 +396,6 @@ def ebpf_filter():
     code, license = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
     values = struct.pack("=IIQQ", 1, 2, ctypes.addressof(code), ctypes.addressof(license)).ljust(128, b"\0")
     program = syscall("bpf", 5, values, len(values))
-    if program < 0:
-        raise OSError(ctypes.get_errno(), "bpf")
     keep["filtered"] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     keep["filtered"].setsockopt(1, 50, program)
     os.close(program)
@@ -451,6 +492,8 @@ def look():
     return found
 
 
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
 with open(sys.argv[1]) as _file:
     plan = json.load(_file)
 prefix, made, failed = sys.argv[2], {}, {}
