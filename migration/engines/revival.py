@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import tree, uncarried
+from ..arrival import end_waiting
 from ..errors import MigrationError
 from ..images import FILES_IMAGE, OpenFiles
 from ..journal import Note
@@ -52,6 +53,7 @@ def revive(driver: Driver, found: Contained, host: Host, messages: Messages, fol
     sockets = OpenFiles((images / FILES_IMAGE).read_bytes(), messages.fdinfo).sockets
     for name, content in inner_streams(images, sockets, host.address, messages.tcp_stream).items():
         replace(images / name, content)
+    end_waiting(sockets, host)
     (images / mark).touch()  # Docker stores no content twice
     wait_until_over(driver, found)
     try:
