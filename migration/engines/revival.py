@@ -14,7 +14,8 @@ from typing import Any
 from .. import tree, uncarried
 from ..arrival import end_waiting
 from ..errors import MigrationError
-from ..images import FILES_IMAGE, OpenFiles
+from ..images import FILES_IMAGE, rewrite_files
+from ..inet import Relocation
 from ..journal import Note
 from ..memberships import Places
 from ..model import Host
@@ -50,7 +51,10 @@ def revive(driver: Driver, found: Contained, host: Host, messages: Messages, fol
     images = driver.images_of(found)
     for path in images.glob("core-*.img"):
         replace(path, as_stopped(path.read_bytes(), messages.core))
-    sockets = OpenFiles((images / FILES_IMAGE).read_bytes(), messages.fdinfo).sockets
+    stay = Relocation(host.address, host.address, {})
+    files = rewrite_files((images / FILES_IMAGE).read_bytes(), stay, messages.fdinfo, frozenset())
+    replace(images / FILES_IMAGE, files.image)
+    sockets = files.before
     for name, content in inner_streams(images, sockets, host.address, messages.tcp_stream).items():
         replace(images / name, content)
     end_waiting(sockets, host)
