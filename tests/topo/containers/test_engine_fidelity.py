@@ -211,7 +211,7 @@ def test_what_is_lost_is_warned_of(scene: Scene, entry: Entry) -> None:
 def test_what_is_restored_from_its_image_is_the_same(scene: Scene) -> None:
     """When the copy has died for which the original has ended, the engine's restore gives all that a copy gets."""
     entries = [entry for entry in ENTRIES if entry in PROCESS or entry in MULTICAST]
-    told = scene.start("back", entries, options=True)
+    told = scene.start("back", entries)
     told.ask()
     first, pid = told.ask(), told.app.pid
 
@@ -229,7 +229,5 @@ def test_what_is_restored_from_its_image_is_the_same(scene: Scene) -> None:
         back = told.ask()
         names = [entry.name for entry in entries if entry.name not in {*LOST[scene.engine], *told.failed}]
         assert {name: back[name] for name in names} == {name: first[name] for name in names}
-        for kind in plans.KINDS:
-            assert plans.told(kind, back) == plans.told(kind, first)
     finally:
         scene.end(told)
