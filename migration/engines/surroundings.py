@@ -116,4 +116,5 @@ def _mount(line: str) -> tuple[str, str]:
     words, (kind, source, options) = head.split(), tail.split()
     propagation = [word.partition(":")[0] for word in words[6:]]
     own = [one for one in options.split(",") if not one.partition("=")[0].endswith("dir")]
-    return words[4], " ".join((words[5], *propagation, kind, source, *sorted(own)))
+    root = words[3] if kind.startswith("cgroup") else ""  # the group that is seen there
+    return words[4], " ".join((root, words[5], *propagation, kind, source, *sorted(own)))

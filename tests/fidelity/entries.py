@@ -426,6 +426,8 @@ DOCKER_LOST: dict[str, str] = {
 PODMAN_LOST = {
     **{name: words for name, words in DOCKER_LOST.items() if name != "hostname file"},
     "hosts file": "/etc/hosts is that of",
+    # Set they are, but what is mounted at /sys/fs/cgroup shows another group.
+    "limits of control groups": "its mounts at .*/sys/fs/cgroup",
 }
 """The same of a container of Podman's."""
 STOPPED = next(entry for entry in PROCESS if entry.name == "stopped child")
