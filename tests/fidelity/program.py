@@ -506,8 +506,9 @@ if plan.get("options"):
     made = sockets()
     for _name, _one in made.items():
         choose(_name, _one)
-with open(f"{prefix}.failed", "w") as _file:
+with open(f"{prefix}.tmp", "w") as _file:
     json.dump(failed, _file)
+os.rename(f"{prefix}.tmp", f"{prefix}.failed")
 print("ready", flush=True)
 asked = 0
 while True:
