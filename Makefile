@@ -13,7 +13,7 @@ PACKAGES ?=
 ENGINE ?= podman
 export COMMAND ?=
 
-.PHONY: fidelity help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup passengers passengers-setup unit bench images lock lint format doctor clean distclean
+.PHONY: fidelity help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup passengers passengers-setup zdtm unit bench images lock lint format doctor clean distclean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /  make \1\t/p' Makefile | expand -t 30
@@ -63,6 +63,14 @@ passengers: passengers-setup ## servers of the distribution move under load, 20 
 fidelity: setup   ## what programs find in themselves, moved in every way, in containers, too (make test has some of it)
 	@$(AS_ROOT) env P4FERRY_FIDELITY=full $(PY) -m pytest -q tests/migration/test_fidelity.py \
 	    tests/migration/test_fidelity_runc.py tests/topo/containers/test_engine_fidelity.py $(ARGS)
+
+# As it was typed, asterisks and all.
+zdtm: export ZDTM_TESTS := $(value TESTS)
+zdtm:            ## CRIU's own tests move (ZDTM=PATH of CRIU's sources, TESTS="env00 pipe*" MODES="stop lazy" MOVES=4 JUNIT=FILE)
+	@[ -n "$(ZDTM)" ] || { echo "zdtm: ZDTM=PATH has to name a source tree of CRIU's, whose folder test/zdtm has the tests" >&2; exit 2; }
+	@scripts/setup
+	@$(AS_ROOT) $(PY) -m tests.zdtm --path "$(ZDTM)" --tests "$$ZDTM_TESTS" --modes "$(or $(MODES),stop lazy)" \
+	    --moves "$(or $(MOVES),4)" $(if $(JUNIT),--junit "$(JUNIT)") $(ARGS)
 
 passengers-setup:
 	@PASSENGERS=$(if $(filter-out 0,$(REDUCED)),1,full) scripts/setup

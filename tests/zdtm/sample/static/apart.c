@@ -1,0 +1,1 @@
+/* Wants namespaces of its own: apart.desc. */

@@ -1,0 +1,2 @@
+/* Cannot be built. */
+#include "no-such-header.h"
