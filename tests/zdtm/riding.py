@@ -28,7 +28,7 @@ from migration.slowness import scaled
 from migration.transfer.modes import Mode, Wish
 from topo.waiting import wait_until
 
-from . import suite
+from . import suite, visible
 from .suite import Case
 from .verdicts import Result, Said, Verdict, against, judge
 
@@ -92,9 +92,7 @@ class Ride:
 
     def __enter__(self) -> Ride:
         """Start it, and wait until it is ready; raises CannotStart."""
-        self._clean()
-        runtime, case = self._scene.runtime, self._case
-        self.app: App = runtime.launch_group(_GROUP, self._scene.hosts[_HOME], self._log, cwd=case.place)
+        self.app: App = self._scene.runtime.launch_group(_GROUP, self._scene.hosts[_HOME], self._log)
         try:
             self._start()
         except BaseException:
@@ -127,7 +125,7 @@ class Ride:
     def _clean(self) -> None:
         """Remove what an earlier start has left, as its Makefile knows it."""
         with contextlib.suppress(OSError):
-            suite.make(self._case, f"{self._case.name}.cleanout", "cleanout", limit_s=self._limit_s)
+            suite.make(self._case, "cleanout", limit_s=self._limit_s)
         for path in (self._case.pidfile, self._case.outfile, self._case.unfinished):
             path.unlink(missing_ok=True)
 
@@ -148,6 +146,10 @@ class Ride:
                 self.app, self._scene.hosts[there], cancellation=cancellation, wish=Wish(mode)
             )
         return report
+
+    def seen(self) -> visible.State:
+        """Look at all processes of the group from outside."""
+        return visible.look(self.app.pid)
 
     def finish(self) -> Said:
         """Tell it to end, and hear what it has found."""
@@ -173,9 +175,11 @@ def ride(scene: Any, case: Case, mode: Mode, moves: int, interruption: Interrupt
     try:
         with Ride(scene, case) as test:
             reports: list[Report] = []
+            before, again = test.seen(), test.seen()
             while len(reports) < moves and (not reports or reports[-1].outcome is Outcome.COMPLETED):
                 reports.append(test.move(mode, interruption))
-            result = judge(case.description, reports, test.finish())
+            unlike = visible.differences(before, again, test.seen()) if case.is_still else ""
+            result = judge(case.description, reports, test.finish(), unlike)
     except CannotStart as ex:
         result = Result(Verdict.IMPOSSIBLE, str(ex))
     if result.verdict is Verdict.FAILED and not case.description.needs_move:

@@ -39,6 +39,11 @@ class Case:
         return f"{self.place.name}/{self.name}"
 
     @property
+    def is_still(self) -> bool:
+        """Say whether it only waits once it is ready; the others of CRIU's tests are always at work."""
+        return self.place.name == "static"
+
+    @property
     def pidfile(self) -> Path:
         """Where its PID is, as it knows it itself, from when it is ready until it ends."""
         return self.place / f"{self.name}.pid"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from tests.zdtm.descriptions import Description, parse, why_not, why_not_by
 from tests.zdtm.errors import ZdtmError
 from tests.zdtm.results import Row
 from tests.zdtm.verdicts import Result, Said, Verdict, against, judge
+from tests.zdtm.visible import differences, look, merged
 from topo.waiting import wait_until
 
 SAMPLE = Path(__file__).with_name("sample")
@@ -128,6 +130,29 @@ def test_what_fails_unmoved_cannot_run_here() -> None:
     assert against(failed, PASS) == failed
     assert against(failed, FAIL).verdict is Verdict.IMPOSSIBLE
     assert against(Result(Verdict.PASSED, ""), FAIL).verdict is Verdict.PASSED
+
+
+def test_what_everybody_sees_is_compared() -> None:
+    """But for what changes by itself, and for neighbours that the kernel has merged."""
+    before = {"process 2": "alive", "process 2, descriptor 3": "/a", "process 2, SigPnd": "0"}
+    again = before | {"process 2, SigPnd": "1"}
+    assert differences(before, again, again) == ""
+    after = {"process 2": "alive", "process 2, descriptor 4": "/a", "process 2, SigPnd": "2"}
+    assert differences(before, again, after) == (
+        "process 2, descriptor 3: /a → gone; process 2, descriptor 4: new, /a"
+    )
+    assert judge(Description(), [moved()], PASS, "process 2: gone").verdict is Verdict.FAILED
+    lines = [
+        "1000-2000 rw-p 0 0:0 0",
+        "2000-3000 rw-p 0 0:0 0",
+        "3000-4000 r--p 0 0:0 7    /lib/a b",
+        "5000-6000 r--p 0 0:0 7 /lib/a b",
+    ]
+    assert merged(lines) == [
+        (0x1000, 0x3000, "rw-p"), (0x3000, 0x4000, "r--p /lib/a b"), (0x5000, 0x6000, "r--p /lib/a b"),
+    ]  # fmt: skip
+    here = look(os.getpid())
+    assert here[f"process {os.getpid()}"] == "alive" and here[f"process {os.getpid()}, descriptor 0"]
 
 
 def test_the_word_has_to_be_the_last() -> None:

@@ -51,13 +51,17 @@ class Result:
     seconds: float = 0.0
 
 
-def judge(description: Description, moves: Sequence[Report], said: Said) -> Result:
-    """Judge a test that was started, moved and told to end."""
+def judge(description: Description, moves: Sequence[Report], said: Said, unlike: str = "") -> Result:
+    """Judge a test that was started, moved and told to end; `unlike` is what one sees of it that has changed."""
     last = moves[-1]
     done = sum(report.outcome is Outcome.COMPLETED for report in moves)
     if last.outcome is Outcome.COMPLETED:
         if not said.is_pass:
             return Result(Verdict.FAILED, f"after {_moves(done)} {said}{_lost(moves)}")
+        if unlike:
+            return Result(
+                Verdict.FAILED, f"after {_moves(done)} it passes, but one sees {unlike}{_lost(moves)}"
+            )
         return Result(Verdict.PASSED, f"{_moves(done)}, frozen {_longest(moves):.1f} ms")
     if last.outcome is not Outcome.REFUSED:
         return Result(Verdict.FAILED, f"move {len(moves)} {_word(last)}: {last.reason}; {said}")
