@@ -81,6 +81,23 @@ def split(image: bytes) -> tuple[bytes, list[bytes]]:
     return image[: _HEADER.size], messages
 
 
+def cut_header(image: bytes) -> tuple[bytes, bytes]:
+    """Cut an image file behind its magics, for one that has more than messages."""
+    if len(image) < _HEADER.size:
+        raise BadImage(f"an image of {len(image)} bytes has no header")
+    return image[: _HEADER.size], image[_HEADER.size :]
+
+
+def cut_message(rest: bytes) -> tuple[bytes, bytes]:
+    """Cut the first message off what is left of an image file."""
+    if len(rest) < _LENGTH.size:
+        raise BadImage("the image ends within a length")
+    (length,) = _LENGTH.unpack_from(rest)
+    if len(rest) < _LENGTH.size + length:
+        raise BadImage("the image ends within an entry")
+    return rest[_LENGTH.size : _LENGTH.size + length], rest[_LENGTH.size + length :]
+
+
 def spoken(image: bytes, tcp_stream: Any) -> Spoken:
     """Return how far a tcp-stream image counts its connection's bytes as sent (SND.NXT), and its timestamp clock.
 

@@ -24,6 +24,7 @@ VERSION = "pycriu.version"
 """The file beside the package that names its version."""
 RPC, FDINFO, TCP_STREAM, CORE = "rpc_pb2", "images.fdinfo_pb2", "images.tcp_stream_pb2", "images.core_pb2"
 PAGEMAP, CGROUP, PSTREE = "images.pagemap_pb2", "images.cgroup_pb2", "images.pstree_pb2"
+PIPE_DATA, REMAP = "images.pipe_data_pb2", "images.remap_file_path_pb2"
 _REMEDY = "run `make setup`"
 _lock = threading.Lock()
 

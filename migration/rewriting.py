@@ -6,12 +6,13 @@ were started apart. Connections between the parts move at both ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from .fifos import without_content
 from .images import FILES_IMAGE, OpenFiles, Rewritten
 from .inet import InetSocket, Relocation, local_ends
 from .runtime import Passage
@@ -62,11 +63,23 @@ class Handover:
     """By its new ends, what a connection within the host had written and its peer had not received."""
 
 
-def transfer(passage: Passage, images: Images, own: IPv4Address, tcp_stream: Any) -> Handover:
-    """Bring the images to the destination with the new addresses in them."""
+def transfer(
+    passage: Passage,
+    images: Images,
+    own: IPv4Address,
+    tcp_stream: Any,
+    fdinfo: Any,
+    is_shared: Callable[[str], bool],
+) -> Handover:
+    """Bring the images to the destination with the new addresses in them.
+
+    `is_shared` says of a path whether the file is the same one there.
+    """
     parts = list(zip(passage.parts, images.parts, strict=True))
     streams, unsaid = without_queues([(part.images, one.before) for part, one in parts], own, tcp_stream)
     size = 0
     for (part, rewritten), changed in zip(parts, streams, strict=True):
-        size += part.transfer({FILES_IMAGE: rewritten.image, **changed})
+        # An original that ends before its copy is built takes the content of its FIFOs along.
+        fifos = {} if passage.has_locks else without_content(part.images, fdinfo, is_shared)
+        size += part.transfer({FILES_IMAGE: rewritten.image, **changed, **fifos})
     return Handover(size, {ends_of(s): unsaid[s.inode] for s in images.after if s.inode in unsaid})

@@ -47,6 +47,7 @@ from .slowness import scaled
 from .steering import IpProtocol, Move, MovedConnection, MovedListener, Steering, SteeringError
 from .streams import Ends, ends_of, reversed_ends
 from .transfer.modes import Choice, Mode
+from .volumes import covers
 from .workspace import is_full, make_folder, remove_folder
 
 # Called with a step's name and "before" or "after"; raises to make the step fail there.
@@ -387,9 +388,17 @@ class Transaction:
     def transfer(self) -> None:
         """Bring the image to the destination, with the new addresses in it."""
         assert self.rewritten is not None
-        done = rewriting.transfer(self.way, self.rewritten, self.plan.source.address, self.runtime.tcp_stream)
+        runtime, source = self.runtime, self.plan.source.address
+        done = rewriting.transfer(
+            self.way, self.rewritten, source, runtime.tcp_stream, runtime.fdinfo, self.is_shared
+        )
         self._bytes["transfer"] = self.report.criu.image_bytes = done.size
         self.unsaid = done.unsaid
+
+    def is_shared(self, path: str) -> bool:
+        """Say whether a file of the program is the same one at the destination."""
+        app = self.plan.app
+        return app.container is None and app.engine is None and not covers(app.volumes, path)
 
     def restore(self, begun: Callable[[], None] = lambda: None) -> None:
         """Build the copy, stopped, and see that every socket of the image is there; call `begun` when CRIU is at it."""
