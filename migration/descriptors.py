@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import select
+import signal
 import socket
 import struct
 import termios
@@ -122,6 +123,8 @@ def of_process(pid: int) -> Iterator[str]:
     """List what a process has that its copy could not be built with."""
     if strange := Inherited.of(pid).strange:
         yield f"process {pid} has a personality that CRIU cannot have as well (0x{strange:08x}, personality(2))"
+    if any(tree.is_pending(pid, thread, signal.SIGTRAP) for thread in tree.threads(pid)):
+        yield f"process {pid} has a pending signal SIGTRAP, with which CRIU's code in it cannot be stopped"
     if (limit := full_at(pid)) is not None:
         yield (
             f"process {pid} can open no file more (RLIMIT_NOFILE {limit}), which CRIU's code in it has to; "

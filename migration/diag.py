@@ -24,8 +24,9 @@ NLMSG_DONE = 3
 NLM_F_REQUEST = 1
 NLM_F_ACK = 4
 NLM_F_DUMP = 0x300
-UDIAG_SHOW_PEER = 0x4
-UNIX_DIAG_PEER = 2
+UDIAG_SHOW_PEER, UDIAG_SHOW_ICONS, UDIAG_SHOW_RQLEN = 0x4, 0x8, 0x10
+UNIX_DIAG_PEER, UNIX_DIAG_ICONS, UNIX_DIAG_RQLEN = 2, 3, 4
+TCP_LISTEN = 10  # of UNIX sockets, too
 INET_DIAG_INFO = 2
 INET_DIAG_SKMEMINFO = 7
 INET_DIAG_MD5SIG = 18
@@ -55,6 +56,10 @@ class UnixSocket:
 
     inode: int
     peer: int
+    unread: int = 0
+    """Bytes that it has sent and nobody has read."""
+    waiting: tuple[int, ...] = ()
+    """Of a listener: the inodes of those whose connections it has not accepted, 0 for one that has been closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,8 @@ class Diag:
 
     def unix(self) -> list[UnixSocket]:
         """List all UNIX sockets."""
-        request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, ALL_STATES, 0, UDIAG_SHOW_PEER, b"\xff" * 8)
+        show = UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN
+        request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, ALL_STATES, 0, show, b"\xff" * 8)
         return [_parse_unix(message) for message in self._dump(request)]
 
     def _dump(self, request: bytes) -> Iterator[bytes]:
@@ -234,12 +240,23 @@ def _parse_inet(protocol: int, message: bytes) -> InetSocket:
 
 
 def _parse_unix(message: bytes) -> UnixSocket:
-    *_, inode, _ = _UNIX_MESSAGE.unpack_from(message)
-    peer = 0
-    for kind, at in _attributes(message, _UNIX_MESSAGE.size):
+    _, _, state, inode, _ = _UNIX_MESSAGE.unpack_from(message)
+    peer, unread, waiting = 0, 0, b""
+    for kind, value in _values(message, _UNIX_MESSAGE.size):
         if kind == UNIX_DIAG_PEER:
-            (peer,) = struct.unpack_from("=I", message, at)
-    return UnixSocket(inode, peer)
+            (peer,) = struct.unpack("=I", value)
+        elif kind == UNIX_DIAG_ICONS:
+            waiting = value
+        elif kind == UNIX_DIAG_RQLEN and state != TCP_LISTEN:  # of a listener it is its backlog
+            _, unread = struct.unpack("=II", value)
+    return UnixSocket(inode, peer, unread, struct.unpack(f"={len(waiting) // 4}I", waiting))
+
+
+def _values(message: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """List the attributes of a message from somewhere on: their kinds and their values."""
+    for kind, begin in _attributes(message, at):
+        (length,) = struct.unpack_from("=H", message, begin - _ATTRIBUTE.size)
+        yield kind, message[begin : begin + length - _ATTRIBUTE.size]
 
 
 def _attributes(message: bytes, at: int) -> Iterator[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from .errors import Refused
 from .inet import Address, InetSocket, State
 from .model import App
 from .steering import IpProtocol
+
+_ACCEPT_S = 0.005  # in which a listener that is looked after accepts
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,30 @@ def check_unix(app: App, surroundings: Surroundings) -> None:
         other = owner(min(strange)[1], surroundings)
         hint = ": start both with the same --group" if other.is_app else ""
         raise Refused(f"{app.name} cannot be moved: a UNIX socket connects it with {other.name}{hint}")
+    stuck = _stuck(app)
+    if stuck:
+        time.sleep(_ACCEPT_S)
+        stuck &= _stuck(app)
+    for _, what in sorted(stuck):
+        raise Refused(f"{app.name} cannot be moved: {what}")
+
+
+def _stuck(app: App) -> set[tuple[int, str]]:
+    """List the connections at the program's UNIX listeners that CRIU gives up for: it makes them anew, but empty."""
+    own = sockets_of(app)
+    with Diag(app.host.pid) as diag:
+        found = {one.inode: one for one in diag.unix()}
+    stuck: set[tuple[int, str]] = set()
+    for listener in (one for one in found.values() if one.inode in own):
+        for inode in listener.waiting:
+            if inode not in found:
+                what = "has been closed by its other end"
+            elif found[inode].unread:
+                what = "has had data written to it"
+            else:
+                continue
+            stuck.add((inode, f"a connection to its UNIX socket that it has not accepted yet {what}"))
+    return stuck
 
 
 def _strange_sockets(app: App) -> set[tuple[int, int]]:

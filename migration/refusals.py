@@ -49,7 +49,11 @@ _SOCKETS = {"TCP", "TCPv6", "UDP", "UDPv6", "UNIX", "UNIX-STREAM", "NETLINK"}
 _TTY_MAJORS = {4, 5, *range(128, 144), 204}
 _SHARED_MEMORY = re.compile(r"/SYSV[0-9a-f]{8}( \(deleted\))?$")
 _PROCESS_FILE = re.compile(r"/proc/(\d+)(/|$)")
-_NAMESPACES = ("net", "mnt", "user", "ipc", "uts", "pid")
+_NAMESPACES = [
+    kind
+    for kind in ("net", "mnt", "user", "ipc", "uts", "pid", "time")
+    if Path(f"/proc/self/ns/{kind}").exists()
+]
 
 
 def find(app: App, destination: Host) -> str | None:
@@ -119,6 +123,8 @@ def _process(pid: int, root: int) -> Iterator[str]:
     for kind in _NAMESPACES:
         if _link(f"/proc/{pid}/ns/{kind}") != _link(f"/proc/{root}/ns/{kind}"):
             yield f"process {pid} is in a {kind} namespace of its own"
+    if "time" in _NAMESPACES and _link(f"/proc/{pid}/ns/time_for_children") != _link(f"/proc/{pid}/ns/time"):
+        yield f"process {pid} has another time namespace for its children than for itself (CLONE_NEWTIME)"
 
 
 def _descriptor(file: OpenFile, unread: set[int], keyed: set[int], pairs: Pairs) -> Iterator[str]:

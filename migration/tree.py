@@ -13,6 +13,7 @@ PROC = Path("/proc")
 DELETED = " (deleted)"  # what /proc says behind the path of a file that has no name any more
 _CHUNK = 1 << 16
 PF_EXITING = 0x4  # include/linux/sched.h
+_PENDING = re.compile(r"^(?:Sig|Shd)Pnd:\t([0-9a-f]+)$", re.MULTILINE)
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -94,6 +95,12 @@ def catches(pid: int, number: int) -> bool:
 def hears(pid: int, number: int) -> bool:
     """Say whether a signal is seen by a process: it has a handler for it, or blocks it, and so has it pending."""
     return any(int(_status(pid, key) or "0", 16) >> (number - 1) & 1 for key in ("SigCgt", "SigBlk"))
+
+
+def is_pending(pid: int, thread: int, number: int) -> bool:
+    """Say whether a signal waits for a thread, or for its process."""
+    status = read_or_empty(f"{PROC}/{pid}/task/{thread}/status")
+    return any(int(signals, 16) >> (number - 1) & 1 for signals in _PENDING.findall(status))
 
 
 def may(capability: int, pid: int | str = "self") -> bool:

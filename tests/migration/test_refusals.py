@@ -71,11 +71,41 @@ OFFENDERS = {
         r"has the POSIX message queue /orders( \(deleted\))? open \(descriptor \d+\)",
     ),
     "own network": (
-        "if os.fork() == 0: assert libc.unshare(0x40000000) == 0; print('ready', flush=True); time.sleep(1000)",
+        "if os.fork() == 0: assert libc.unshare(0x40000000) == 0; print('ready', flush=True)\ntime.sleep(1000)",
         "is in a net namespace of its own",
     ),
+    "own time": (
+        "if os.fork() == 0:\n    assert libc.unshare(0x80) == 0\n    if os.fork() == 0: print('ready', flush=True)\n"
+        "    time.sleep(1000)\ntime.sleep(1000)",
+        "is in a time namespace of its own|has another time namespace for its children",
+    ),
+    "time for children": (
+        "assert libc.unshare(0x80) == 0",
+        r"process \d+ has another time namespace for its children than for itself \(CLONE_NEWTIME\)",
+    ),
+    "time": ("fd = os.open('/proc/self/ns/time', os.O_RDONLY)", "has a time namespace open"),
+    "pending trap": (
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [5]); os.kill(os.getpid(), 5)",
+        r"process \d+ has a pending signal SIGTRAP, with which",
+    ),
+    "pending trap of a thread": (
+        "import threading; held = threading.Event()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [5])\n"
+        "one = threading.Thread(target=held.wait, daemon=True); one.start(); signal.pthread_kill(one.ident, 5)",
+        r"process \d+ has a pending signal SIGTRAP, with which",
+    ),
+    "data before accepting": (
+        "s = socket.socket(socket.AF_UNIX); s.bind('\\0early'); s.listen(); c = socket.socket(socket.AF_UNIX)\n"
+        "c.connect('\\0early'); c.send(b'early')",
+        "a connection to its UNIX socket that it has not accepted yet has had data written to it",
+    ),
+    "closed before accepting": (
+        "s = socket.socket(socket.AF_UNIX); s.bind('\\0gone'); s.listen(); c = socket.socket(socket.AF_UNIX)\n"
+        "c.connect('\\0gone'); c.close()",
+        "a connection to its UNIX socket that it has not accepted yet has been closed by its other end",
+    ),
     "traced": (
-        "if os.fork() == 0: libc.ptrace(0, 0, 0, 0); print('ready', flush=True); time.sleep(1000)",
+        "if os.fork() == 0: libc.ptrace(0, 0, 0, 0); print('ready', flush=True)\ntime.sleep(1000)",
         r"is traced by process \d+",
     ),
     "wrong address": (
