@@ -11,6 +11,7 @@ import importlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -103,6 +104,8 @@ class Ride:
     def __exit__(self, *_: object) -> None:
         self._scene.runtime.terminate(self.app)
         self._clean()
+        for place in (_HOME, _AWAY):
+            _clear_firewall(self._scene.hosts[place].pid)
         for journal in (self._scene.folder / "journals").glob("*"):
             journal.unlink()  # of a program that a move has lost, which the report has said
 
@@ -169,20 +172,38 @@ class Ride:
         return Said("")
 
 
+def _clear_firewall(pid: int) -> None:
+    """Remove the rules that a test of root's has left in the network of a host, where others meet them."""
+    enter = ["nsenter", f"--net=/proc/{pid}/ns/net"]
+    for command in (["nft", "flush", "ruleset"], ["iptables-legacy", "-F"], ["ip6tables-legacy", "-F"]):
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(
+                [*enter, *command], stdin=subprocess.DEVNULL, capture_output=True, timeout=scaled(20)
+            )
+
+
 def ride(scene: Any, case: Case, mode: Mode, moves: int, interruption: Interruption) -> Result:
     """Start a test, move it until something goes wrong, and judge; what failed is started again and left alone."""
     begin = time.monotonic()
     try:
         with Ride(scene, case) as test:
-            reports: list[Report] = []
-            before, again = test.seen(), test.seen()
-            while len(reports) < moves and (not reports or reports[-1].outcome is Outcome.COMPLETED):
-                reports.append(test.move(mode, interruption))
-            unlike = visible.differences(before, again, test.seen()) if case.is_still else ""
-            result = judge(case.description, reports, test.finish(), unlike)
+            result = _moved(test, case, mode, moves, interruption)
     except CannotStart as ex:
         result = Result(Verdict.IMPOSSIBLE, str(ex))
+    seconds = time.monotonic() - begin
     if result.verdict is Verdict.FAILED and not case.description.needs_move:
         with contextlib.suppress(CannotStart), Ride(scene, case) as test:
-            result = against(result, test.finish())
-    return Result(result.verdict, result.detail, time.monotonic() - begin)
+            before, again = test.seen(), test.seen()
+            time.sleep(seconds)  # in which the moved one may have changed by itself
+            unlike = visible.differences(before, again, test.seen())
+            result = against(result, test.finish(), bool(unlike))
+    return Result(result.verdict, result.detail, seconds)
+
+
+def _moved(test: Ride, case: Case, mode: Mode, moves: int, interruption: Interruption) -> Result:
+    reports: list[Report] = []
+    before, again = test.seen(), test.seen()
+    while len(reports) < moves and (not reports or reports[-1].outcome is Outcome.COMPLETED):
+        reports.append(test.move(mode, interruption))
+    unlike = visible.differences(before, again, test.seen()) if case.is_still else ""
+    return judge(case.description, reports, test.finish(), unlike)

@@ -129,6 +129,9 @@ def test_what_fails_unmoved_cannot_run_here() -> None:
     failed = Result(Verdict.FAILED, "after 4 moves")
     assert against(failed, PASS) == failed
     assert against(failed, FAIL).verdict is Verdict.IMPOSSIBLE
+    seen = judge(Description(), [moved()], PASS, "process 2: gone")
+    assert against(seen, PASS) == seen and against(seen, PASS, True).verdict is Verdict.PASSED
+    assert against(failed, PASS, True) == failed
     assert against(Result(Verdict.PASSED, ""), FAIL).verdict is Verdict.PASSED
 
 

@@ -49,6 +49,8 @@ class Result:
     verdict: Verdict
     detail: str
     seconds: float = 0.0
+    is_seen: bool = False
+    """It fails only by what one sees."""
 
 
 def judge(description: Description, moves: Sequence[Report], said: Said, unlike: str = "") -> Result:
@@ -60,7 +62,9 @@ def judge(description: Description, moves: Sequence[Report], said: Said, unlike:
             return Result(Verdict.FAILED, f"after {_moves(done)} {said}{_lost(moves)}")
         if unlike:
             return Result(
-                Verdict.FAILED, f"after {_moves(done)} it passes, but one sees {unlike}{_lost(moves)}"
+                Verdict.FAILED,
+                f"after {_moves(done)} it passes, but one sees {unlike}{_lost(moves)}",
+                is_seen=True,
             )
         return Result(Verdict.PASSED, f"{_moves(done)}, frozen {_longest(moves):.1f} ms")
     if last.outcome is not Outcome.REFUSED:
@@ -76,11 +80,18 @@ def judge(description: Description, moves: Sequence[Report], said: Said, unlike:
     return Result(Verdict.REFUSED, last.reason or "without a reason")
 
 
-def against(result: Result, unmoved: Said) -> Result:
-    """Compare a failure with the same test left where it is: what fails there, too, cannot run here."""
-    if result.verdict is not Verdict.FAILED or unmoved.is_pass:
+def against(result: Result, unmoved: Said, changes_itself: bool = False) -> Result:
+    """Compare a failure with the same test left where it is: what fails there, too, cannot run here.
+
+    What one sees says nothing of a move if it changes without one, too.
+    """
+    if result.verdict is not Verdict.FAILED:
         return result
-    return Result(Verdict.IMPOSSIBLE, f"it fails without a move, too: {unmoved}", result.seconds)
+    if not unmoved.is_pass:
+        return Result(Verdict.IMPOSSIBLE, f"it fails without a move, too: {unmoved}")
+    if result.is_seen and changes_itself:
+        return Result(Verdict.PASSED, "what one sees of it changes without a move, too")
+    return result
 
 
 def _moves(count: int) -> str:

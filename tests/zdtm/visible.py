@@ -22,6 +22,10 @@ _STATUS = (
 )  # fmt: skip
 _NUMBERS = re.compile(r"(?<=:\[)\d+(?=\]$)|(?<=^/proc/)\d+")
 """What the kernel counts, and gives to a copy anew: sockets, pipes, and processes as seen from here."""
+_ANEW = "/memfd:/dev/zero (deleted)", "/dev/zero (deleted)"
+"""What /proc calls shared memory without a file when CRIU has made it, and what it calls it otherwise."""
+_TERMINAL = "/dev/tty"
+"""What was opened by this name has its terminal's after a move; the report warns of it."""
 _MOST = 4
 
 
@@ -50,7 +54,9 @@ def _descriptors(pid: int) -> Iterator[tuple[str, str]]:
     folder = Path(f"/proc/{pid}/fd")
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
-            yield f"descriptor {path.name}", _NUMBERS.sub("…", os.fspath(path.readlink()))
+            target = os.fspath(path.readlink()).replace(*_ANEW)
+            if target != _TERMINAL:
+                yield f"descriptor {path.name}", _NUMBERS.sub("…", target)
 
 
 def _mappings(pid: int) -> Iterator[tuple[str, str]]:
@@ -64,7 +70,7 @@ def merged(lines: Iterable[str]) -> list[tuple[int, int, str]]:
     for line in lines:
         words = line.split(maxsplit=5)
         begin, end = (int(address, 16) for address in words[0].split("-"))
-        kind = f"{words[1]} {words[5] if len(words) > 5 else ''}".strip()
+        kind = f"{words[1]} {words[5] if len(words) > 5 else ''}".strip().replace(*_ANEW)
         if found and found[-1][1:] == (begin, kind):
             begin = found.pop()[0]
         found.append((begin, end, kind))
@@ -78,6 +84,10 @@ def differences(before: State, again: State, after: State) -> str:
         if again.get(key) == value and after.get(key) != value:
             found.append(f"{key}: {value or 'nothing'} → {after.get(key, 'gone')}")
     if before.keys() == again.keys():
-        found += [f"{key}: new, {value}" for key, value in after.items() if key not in before]
+        found += [
+            f"{key}: new, {value}"
+            for key, value in after.items()
+            if key not in before and not value.startswith("/dev/pts/")
+        ]
     more = f" and {len(found) - _MOST} more" if len(found) > _MOST else ""
     return "; ".join(found[:_MOST]) + more
