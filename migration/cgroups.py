@@ -43,15 +43,18 @@ def parse_mounts(mountinfo: str) -> list[Mount]:
 
 
 def find_groups(cgroup: str, hierarchies: list[Mount]) -> dict[str, Path]:
-    """Return the folder of each controller (v2's own as UNIFIED) for the lines of a /proc/PID/cgroup."""
-    groups = {}
+    """Return the folder of each controller (v2's own as UNIFIED) for the lines of a /proc/PID/cgroup.
+
+    The first mount that shows it: a CRIU at work mounts all hierarchies once more, and takes them away in a moment.
+    """
+    groups: dict[str, Path] = {}
     for line in cgroup.splitlines():
         _, names, path = line.split(":", 2)
         for controller in names.split(","):
             for mount in hierarchies:
                 folder = mount.folder(path) if controller in mount.controllers else None
                 if folder is not None:
-                    groups[controller] = folder
+                    groups.setdefault(controller, folder)
     return groups
 
 

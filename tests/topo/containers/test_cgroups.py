@@ -18,6 +18,7 @@ V1 = """\
 """
 HYBRID = V1 + "33 30 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n"
 V2 = "31 30 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+YARD = V2 + "90 30 0:26 / /run/userdata/.criu.cgyard.NSdh6A/unified rw - cgroup2 none rw\n"
 PART = "31 30 0:26 /machine/vm1 /sys/fs/cgroup rw - cgroup2 none rw\n"
 
 
@@ -43,6 +44,7 @@ PART = "31 30 0:26 /machine/vm1 /sys/fs/cgroup rw - cgroup2 none rw\n"
         ),
         (V2, "0::/machine.slice/libpod-ab.scope/container\n",
          {UNIFIED: "/sys/fs/cgroup/machine.slice/libpod-ab.scope/container"}),
+        (YARD, "0::/p4ferry-echo\n", {UNIFIED: "/sys/fs/cgroup/p4ferry-echo"}),
         (PART, "0::/machine/vm1/libpod-ab\n", {UNIFIED: "/sys/fs/cgroup/libpod-ab"}),
         (PART, "0::/machine/vm2/libpod-ab\n", {}),
     ],
