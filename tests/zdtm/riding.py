@@ -22,6 +22,7 @@ from typing import Any
 
 from migration import tree
 from migration.cancellation import Cancellation
+from migration.errors import LaunchFailed
 from migration.groups import Member
 from migration.model import App
 from migration.report import Outcome, Report
@@ -113,9 +114,12 @@ class Ride:
         runtime, case = self._scene.runtime, self._case
         command = ["make", "--no-print-directory", case.pidfile.name]
         log = self._log.with_suffix(".start")
-        starter: Member = runtime.launch_in(
-            self.app, "starter", command, log, env=suite.environment(case), cwd=case.place
-        )
+        try:
+            starter: Member = runtime.launch_in(
+                self.app, "starter", command, log, env=suite.environment(case), cwd=case.place
+            )
+        except LaunchFailed as ex:
+            raise CannotStart(str(ex)) from ex
         if not wait_until(lambda: starter.pid == 0, self._limit_s):
             raise CannotStart(f"it is not ready within {scaled(self._limit_s):.0f} s")
         if not case.pidfile.exists():
