@@ -35,8 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for."""
     options = _parser().parse_args(arguments)
     interruption = Interruption()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interruption)
     try:
         return _run(options, interruption)
     except (ZdtmError, MigrationError) as ex:
@@ -67,6 +65,8 @@ def _run(options: argparse.Namespace, interruption: Interruption) -> int:
         raise ZdtmError(f"MOVES={options.moves} is no number of moves: give 1 or more")
     modes, source = parse_modes(options.modes), suite.find(Path(options.path))
     criu = Criu.find()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interruption)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="p4ferry-zdtm-", dir=_SCRATCH) as name:
         scratch = Path(name)

@@ -258,7 +258,7 @@ def test_programs_of_its_kind_are_moved_and_heard(tmp_path: Path) -> None:
     assert "no flavor h" in next(line for line in lines.values() if line.startswith("static/apart"))
     assert done.returncode == 1
     assert ET.parse(tmp_path / "junit.xml").getroot().tag == "testsuites"
-    assert sorted(SAMPLE.rglob("*")) == before and copies() == there
+    assert sorted(SAMPLE.rglob("*")) == before and not copies() - there
 
 
 @pytest.mark.net
@@ -278,7 +278,7 @@ def test_nothing_is_left_when_it_is_interrupted() -> None:
         running.wait()
     assert running.returncode == 130, errors
     assert "zdtm: interrupted" in errors
-    assert copies() == there
+    assert not copies() - there
     assert not Path(f"/dev/shm/p4ferry-test-{running.pid}").exists()
 
 

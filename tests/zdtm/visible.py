@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -37,7 +38,11 @@ def look(root: int) -> State:
             name = f"process {tree.inside(pid)}"
             letter = tree.state(pid)
             found[name] = {"T": "stopped", "Z": "dead"}.get(letter, "alive")
-            found |= {f"{name}, {key}": value for key, value in _status(pid)}
+            found |= {
+                f"{name}, {key}": value
+                for key, value in _status(pid)
+                if not (letter == "T" and key.endswith("Pnd") and _only_stops(value))
+            }
             if letter != "Z":
                 found |= {f"{name}, {key}": value for key, value in (*_descriptors(pid), *_mappings(pid))}
     return found
@@ -48,6 +53,12 @@ def _status(pid: int) -> Iterator[tuple[str, str]]:
         key, _, value = line.partition(":")
         if key in _STATUS:
             yield key, value.split()[-1] if key.startswith("NS") else " ".join(value.split())
+
+
+def _only_stops(signals: str) -> bool:
+    """Say whether of a stopped process only what would stop it waits: whatever continues it takes that away."""
+    stops = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+    return not int(signals, 16) & ~sum(1 << number - 1 for number in stops)
 
 
 def _descriptors(pid: int) -> Iterator[tuple[str, str]]:
