@@ -23,10 +23,11 @@ from migration.images import (
     split,
     spoken,
     tcp_stream_image,
+    to_socket,
     without_queue,
     words_to_address,
 )
-from migration.inet import Flow, Relocation, State, plain
+from migration.inet import Flow, Relocation, State, is_internal, local_ends, plain
 from migration.steering import Spoken
 
 HEADER = b"\x01\x02\x03\x04\x05\x06\x07\x08"
@@ -154,11 +155,10 @@ def test_only_the_hosts_own_address_changes(
     header, messages = split(result.image)
     after = [fdinfo.file_entry.FromString(message) for message in messages]
     assert header == HEADER
-    local = {(plain(s["source"]), s["src_port"]) for s in sockets}
-    local |= {(OLD, s["src_port"]) for s in sockets if s["source"].is_unspecified}
+    ends = local_ends([to_socket(entry.isk) for entry in before], OLD)
     for fields, old, new in zip(sockets, before, after, strict=True):
         source, target = plain(fields["source"]), plain(fields["target"])
-        stays = target != OLD or (target, fields["dst_port"]) not in local
+        stays = target != OLD or not is_internal(to_socket(old.isk), ends)
         assert plain(words_to_address(new.isk.src_addr)) == (NEW if source == OLD else source)
         assert plain(words_to_address(new.isk.dst_addr)) == (target if stays else NEW)
         assert len(new.isk.src_addr) == len(old.isk.src_addr)

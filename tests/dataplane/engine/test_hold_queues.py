@@ -382,9 +382,9 @@ def test_a_connection_does_not_notice(lab: Lab, pipeline: EbpfPipeline, chunk: i
             end.close()
     print(f"{sent[0]} bytes sent, {repeated} segments repeated, for each hold {each}, {timeouts} time-outs")
     # What is sent when an acknowledgement comes, or room in a queue, leaves from that event's CPU, and what the program
-    # sends from its own: either may overtake the other, held or not, and a window of them is repeated now and then. A
-    # hold that reordered would have it repeated every time.
-    assert statistics.median(each) == 0
+    # sends from its own: either may overtake the other, held or not, and some is repeated. A hold that reordered would
+    # have a whole window repeated every time, which is thousands of segments.
+    assert statistics.median(each) <= (0 if chunk < 1000 else 500)
     assert chunk > 1000 or repeated <= 3
     assert timeouts == 0
     assert lab.events.empty()
