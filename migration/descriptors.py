@@ -84,12 +84,15 @@ def of_inotify(file: OpenFile) -> Iterator[str]:
     then CRIU looks for the inode in a few folders (irmap.c).
     """
     watches = [line.split()[1:] for line in _fdinfo(file) if line.startswith("inotify ")]
+    found: set[int] | None = None
     for watch in watches:
         values = dict(word.split(":", 1) for word in watch if ":" in word)
         inode, device = int(values["ino"], 16), int(values["sdev"], 16)
-        if _is_overlay(file.pid, f"{device >> 20}:{device & 0xFFFFF}") and inode not in _found_by_criu(
-            file.pid
-        ):
+        if not _is_overlay(file.pid, f"{device >> 20}:{device & 0xFFFFF}"):
+            continue
+        if found is None:  # hundreds of files are looked at
+            found = _found_by_criu(file.pid)
+        if inode not in found:
             yield f"an inotify instance with a watch on an overlay (inode {inode}), which CRIU could not find again"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import messages
-from .images import FILES_IMAGE, BadImage, cut_header, cut_message, join, split
+from .images import FILES_IMAGE, BadImage, header_of, join, message_at, split
 
 DATA_IMAGE = "fifo-data.img"
 _REMAP_IMAGE = "remap-fpath.img"
@@ -46,11 +46,13 @@ def shared_pipes(files: bytes, fdinfo: Any, anew: set[int], is_shared: Callable[
 
 def emptied(image: bytes, pipes: set[int], pipe_data: Any) -> bytes:
     """Take the content of some FIFOs out of a fifo-data.img; their sizes stay."""
-    made, rest = cut_header(image)
-    while rest:
-        message, rest = cut_message(rest)
+    made = header_of(image)
+    at = len(made)
+    while at < len(image):
+        message, at = message_at(image, at)
         entry = pipe_data.pipe_data_entry.FromString(message)
-        content, rest = rest[: entry.bytes], rest[entry.bytes :]
+        content = image[at : at + entry.bytes]
+        at += entry.bytes
         if len(content) < entry.bytes:
             raise BadImage("the image of FIFOs ends within their content")
         if entry.pipe_id in pipes:

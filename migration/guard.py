@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING
 from . import tree
 from .cgroups import UNIFIED, groups_of
 from .freezer import pin
+from .ptrace import CONT, DETACH, EVENT_STOP, SEIZE, WALL, peek, set_mask
 from .ptrace import request as _ptrace
-from .ptrace import set_mask as _set_mask
 from .repair import getfd, unrepair
 from .slowness import scaled
 
@@ -50,14 +50,12 @@ TIMEOUT = scaled(5.0)  # seconds in which CRIU ends, or a thread stops
 FINISH_TIMEOUT = scaled(20.0)  # in which all is put right
 _PAUSE = 0.0005
 # <linux/ptrace.h>
-_POKEDATA, _CONT, _DETACH = 5, 7, 17
-_GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = 0x4204, 0x4205, 0x4206, 0x4207
+_POKEDATA = 5
+_GETREGSET, _SETREGSET, _INTERRUPT = 0x4204, 0x4205, 0x4207
 _LISTEN = 0x4208
-_PEEKDATA = 2
 _O_TRACEEXIT = 1 << 6
-_EVENT_EXIT, _EVENT_STOP = 6, 128
+_EVENT_EXIT = 6
 _NT_PRSTATUS = 1
-_WALL = 0x40000000
 _STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 # The structures of undolog.c.
 _THREADS, _WORDS = 8192, 4096
@@ -69,10 +67,6 @@ _ARGUMENTS = (14, 13, 12)  # rdi, rsi, rdx
 _REGISTERS = struct.Struct("=27Q")
 _CODE = bytes.fromhex("0f05cc")
 _CLOSE, _MUNMAP = 3, 11
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.ptrace.restype = ctypes.c_long
-_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
 
 class Guard:
@@ -140,7 +134,7 @@ def read_log(content: bytes) -> UndoLog:
 def serve(worker: int, program: int, log: Path, control: socket.socket) -> int:
     """Watch over a worker until it ends; return the exit status."""
     try:
-        _ptrace(_SEIZE, worker, 0, _O_TRACEEXIT)
+        _ptrace(SEIZE, worker, 0, _O_TRACEEXIT)
     except OSError as ex:
         control.send(str(ex).encode())
         return 0
@@ -149,7 +143,7 @@ def serve(worker: int, program: int, log: Path, control: socket.socket) -> int:
         return 0
     held = [pid for pid in tree.processes(program) if _is_traced_by(pid, worker)]
     if not held:
-        _ptrace(_DETACH, worker)
+        _ptrace(DETACH, worker)
         return 0
     return _take_over(worker, program, log)
 
@@ -158,7 +152,7 @@ def _wait_for_exit(worker: int) -> bool:
     """Wait until a process is about to end, letting its signals through; False if it has ended."""
     while True:
         try:
-            _, status = os.waitpid(worker, _WALL)
+            _, status = os.waitpid(worker, WALL)
         except ChildProcessError:
             return False
         if not os.WIFSTOPPED(status):
@@ -167,15 +161,15 @@ def _wait_for_exit(worker: int) -> bool:
         if event == _EVENT_EXIT:
             return True
         with contextlib.suppress(ProcessLookupError):
-            if event == _EVENT_STOP and number in _STOPS:
+            if event == EVENT_STOP and number in _STOPS:
                 _ptrace(_LISTEN, worker)
             else:
-                _ptrace(_CONT, worker, 0, 0 if event else number)
+                _ptrace(CONT, worker, 0, 0 if event else number)
 
 
 def _take_over(worker: int, program: int, log: Path) -> int:
     with _held(program) as is_pinned:
-        _ptrace(_DETACH, worker)
+        _ptrace(DETACH, worker)
         _wait_until_gone(worker, program)
         pids = tree.processes(program)
         threads = [thread for pid in pids for thread in tree.threads(pid)]
@@ -281,7 +275,7 @@ def _is_frozen(group: Path) -> bool:
 
 def _seize(thread: int) -> bool:
     try:
-        _ptrace(_SEIZE, thread)
+        _ptrace(SEIZE, thread)
         _ptrace(_INTERRUPT, thread)
     except OSError:  # it has ended
         return False
@@ -293,7 +287,7 @@ def _has_stopped(thread: int) -> bool:
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         try:
-            pid, status = os.waitpid(thread, _WALL | os.WNOHANG)
+            pid, status = os.waitpid(thread, WALL | os.WNOHANG)
         except ChildProcessError:
             return False
         if pid == 0:
@@ -310,7 +304,7 @@ def _put_back(log: UndoLog, stopped: Iterable[int]) -> None:
             if thread in log.registers:
                 _set_registers(thread, log.registers[thread])
             if thread in log.masks:
-                _set_mask(thread, log.masks[thread])
+                set_mask(thread, log.masks[thread])
     for thread, address, value in log.words:
         with contextlib.suppress(OSError):  # what CRIU had mapped may be gone
             _ptrace(_POKEDATA, thread, address, value)
@@ -355,10 +349,10 @@ def _left_mapped(pid: int) -> Iterator[tuple[int, int]]:
 
 def _execute(thread: int, number: int, arguments: tuple[int, ...]) -> None:
     """Make a stopped thread execute a system call; its registers and its code are as before."""
-    before, mask = _get_registers(thread), _set_mask(thread, (1 << 64) - 1)
+    before, mask = _get_registers(thread), set_mask(thread, (1 << 64) - 1)
     registers = list(_REGISTERS.unpack(before))
     at = registers[_RIP]
-    word = _peek(thread, at)
+    word = peek(thread, at)
     code = int.from_bytes(_CODE + word.to_bytes(8, "little")[len(_CODE) :], "little")
     registers[_RAX], registers[_ORIG_RAX] = number, (1 << 64) - 1
     for place, value in zip(_ARGUMENTS, arguments, strict=False):
@@ -366,21 +360,21 @@ def _execute(thread: int, number: int, arguments: tuple[int, ...]) -> None:
     try:
         _ptrace(_POKEDATA, thread, at, code)
         _set_registers(thread, _REGISTERS.pack(*registers))
-        _ptrace(_CONT, thread)
-        os.waitpid(thread, _WALL)
+        _ptrace(CONT, thread)
+        os.waitpid(thread, WALL)
     finally:
         _ptrace(_POKEDATA, thread, at, word)
         _set_registers(thread, before)
-        _set_mask(thread, mask)
+        set_mask(thread, mask)
 
 
 def _let_go(thread: int) -> None:
     """Detach a thread, without a trap that CRIU's code may have left to be delivered."""
     with contextlib.suppress(OSError):
         while _has_trap(thread):
-            _ptrace(_CONT, thread)
-            os.waitpid(thread, _WALL)
-        _ptrace(_DETACH, thread)
+            _ptrace(CONT, thread)
+            os.waitpid(thread, WALL)
+        _ptrace(DETACH, thread)
 
 
 def _has_trap(thread: int) -> bool:
@@ -391,14 +385,6 @@ def _has_trap(thread: int) -> bool:
 
 
 # ---- ptrace(2)
-
-
-def _peek(tid: int, address: int) -> int:
-    ctypes.set_errno(0)
-    word = int(_libc.ptrace(_PEEKDATA, tid, address, 0))
-    if word == -1 and (number := ctypes.get_errno()):
-        raise OSError(number, f"ptrace(PEEKDATA, {tid}): {os.strerror(number)}")
-    return word & (1 << 64) - 1
 
 
 class _Part(ctypes.Structure):

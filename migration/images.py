@@ -65,37 +65,31 @@ def is_needed(name: str) -> bool:
 
 def split(image: bytes) -> tuple[bytes, list[bytes]]:
     """Cut an image file into its magics and its messages."""
-    if len(image) < _HEADER.size:
-        raise BadImage(f"an image of {len(image)} bytes has no header")
+    header = header_of(image)
     messages = []
-    at = _HEADER.size
+    at = len(header)
     while at < len(image):
-        if at + _LENGTH.size > len(image):
-            raise BadImage(f"the image ends within a length at byte {at}")
-        (length,) = _LENGTH.unpack_from(image, at)
-        at += _LENGTH.size
-        if at + length > len(image):
-            raise BadImage(f"the image ends within the entry at byte {at}")
-        messages.append(image[at : at + length])
-        at += length
-    return image[: _HEADER.size], messages
+        message, at = message_at(image, at)
+        messages.append(message)
+    return header, messages
 
 
-def cut_header(image: bytes) -> tuple[bytes, bytes]:
-    """Cut an image file behind its magics, for one that has more than messages."""
+def header_of(image: bytes) -> bytes:
+    """Return the magics of an image file; raises BadImage."""
     if len(image) < _HEADER.size:
         raise BadImage(f"an image of {len(image)} bytes has no header")
-    return image[: _HEADER.size], image[_HEADER.size :]
+    return image[: _HEADER.size]
 
 
-def cut_message(rest: bytes) -> tuple[bytes, bytes]:
-    """Cut the first message off what is left of an image file."""
-    if len(rest) < _LENGTH.size:
-        raise BadImage("the image ends within a length")
-    (length,) = _LENGTH.unpack_from(rest)
-    if len(rest) < _LENGTH.size + length:
-        raise BadImage("the image ends within an entry")
-    return rest[_LENGTH.size : _LENGTH.size + length], rest[_LENGTH.size + length :]
+def message_at(image: bytes, at: int) -> tuple[bytes, int]:
+    """Return the message that begins at a byte of an image file, and where it ends; raises BadImage."""
+    if at + _LENGTH.size > len(image):
+        raise BadImage(f"the image ends within a length at byte {at}")
+    (length,) = _LENGTH.unpack_from(image, at)
+    at += _LENGTH.size
+    if at + length > len(image):
+        raise BadImage(f"the image ends within the entry at byte {at}")
+    return image[at : at + length], at + length
 
 
 def spoken(image: bytes, tcp_stream: Any) -> Spoken:

@@ -38,7 +38,6 @@ class ProcCover:
         self._is_ready = False
         self.has_ipc = False
         """Whether the program had objects of System V IPC when it was stopped."""
-        """Those of them that are shared memory and go with their last user."""
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(TIMEOUT)
         try:

@@ -7,6 +7,7 @@ import os
 
 # <linux/ptrace.h>
 CONT, DETACH, SEIZE = 7, 17, 0x4206
+_PEEKDATA = 2
 _GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B
 EVENT_STOP = 128
 WALL = 0x40000000  # __WALL of waitpid(2): threads, too
@@ -20,6 +21,15 @@ def request(number: int, tid: int, address: int = 0, data: int = 0) -> None:
     if _libc.ptrace(number, tid, address, data) == -1:
         code = ctypes.get_errno()
         raise OSError(code, f"ptrace({number:#x}, {tid}): {os.strerror(code)}")
+
+
+def peek(tid: int, address: int) -> int:
+    """Return the word at an address of a thread that stands still for us, as an unsigned number; raises OSError."""
+    ctypes.set_errno(0)
+    word = int(_libc.ptrace(_PEEKDATA, tid, address, 0))
+    if word == -1 and (number := ctypes.get_errno()):
+        raise OSError(number, f"ptrace(PEEKDATA, {tid}): {os.strerror(number)}")
+    return word & (1 << 64) - 1
 
 
 def set_mask(tid: int, mask: int) -> int:

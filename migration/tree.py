@@ -13,7 +13,6 @@ PROC = Path("/proc")
 DELETED = " (deleted)"  # what /proc says behind the path of a file that has no name any more
 _CHUNK = 1 << 16
 PF_EXITING = 0x4  # include/linux/sched.h
-_PENDING = re.compile(r"^(?:Sig|Shd)Pnd:\t([0-9a-f]+)$", re.MULTILINE)
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -89,18 +88,26 @@ def is_of_root(pid: int) -> bool:
 
 def catches(pid: int, number: int) -> bool:
     """Say whether a process has a handler for a signal."""
-    return bool(int(_status(pid, "SigCgt") or "0", 16) >> (number - 1) & 1)
+    return in_masks(pid, number, "SigCgt")
 
 
 def hears(pid: int, number: int) -> bool:
     """Say whether a signal is seen by a process: it has a handler for it, or blocks it, and so has it pending."""
-    return any(int(_status(pid, key) or "0", 16) >> (number - 1) & 1 for key in ("SigCgt", "SigBlk"))
+    return in_masks(pid, number, "SigCgt", "SigBlk")
 
 
 def is_pending(pid: int, thread: int, number: int) -> bool:
     """Say whether a signal waits for a thread, or for its process."""
-    status = read_or_empty(f"{PROC}/{pid}/task/{thread}/status")
-    return any(int(signals, 16) >> (number - 1) & 1 for signals in _PENDING.findall(status))
+    return in_masks(f"{pid}/task/{thread}", number, "SigPnd", "ShdPnd")
+
+
+def in_masks(task: int | str, number: int, *masks: str) -> bool:
+    """Say whether a signal is in one of some masks of a process or thread, by their names in /proc/PID/status."""
+    for line in read_or_empty(f"{PROC}/{task}/status").splitlines():
+        name, _, value = line.partition(":")
+        if name in masks and int(value, 16) >> (number - 1) & 1:
+            return True
+    return False
 
 
 def may(capability: int, pid: int | str = "self") -> bool:
@@ -158,12 +165,6 @@ def threads(pid: int) -> list[int]:
         return sorted(int(name) for name in os.listdir(f"{PROC}/{pid}/task"))  # noqa: PTH208 (names only)
     except (FileNotFoundError, ProcessLookupError):
         return []
-
-
-def page_faults(pid: int) -> int:
-    """Return how many page faults a process has had, minor and major ones; 0 for one that is gone."""
-    fields = _stat_or_empty(pid)
-    return int(fields[7]) + int(fields[9]) if fields else 0
 
 
 def processes(root: int) -> list[int]:

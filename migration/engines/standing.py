@@ -28,7 +28,6 @@ _TIMEOUT = scaled(1.0)  # seconds in which a thread comes to a stop
 _PAUSE = 0.0002
 _ALL = (1 << 64) - 1
 _HEARD: tuple[int, ...] = (signal.SIGCHLD, signal.SIGCONT)
-_MASKS = ("SigCgt", "SigBlk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Standing:
         pending = {
             tree.inside(pid): found
             for pid in pids
-            if (found := [number for number in _HEARD if _has(pid, "ShdPnd", number)])
+            if (found := [number for number in _HEARD if tree.in_masks(pid, number, "ShdPnd")])
         }
         return cls(list(_stopped_in(images, core, pstree)), pending)
 
@@ -94,14 +93,7 @@ def _stopped_in(images: Path, core: Any, pstree: Any) -> Iterator[int]:
 def _hears(pid: int) -> bool:
     """Say whether a process would hear of a stop: its own, or one of its children's."""
     numbers = _HEARD if tree.children(pid) else (signal.SIGCONT,)
-    return any(_has(one, key, number) for number in numbers for key in _MASKS for one in tree.threads(pid))
-
-
-def _has(pid: int, key: str, number: int) -> bool:
-    for line in tree.read_or_empty(tree.PROC / f"{pid}/status").splitlines():
-        if line.startswith(f"{key}:"):
-            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    return False
+    return any(tree.hears(one, number) for number in numbers for one in tree.threads(pid))
 
 
 class _Traced:
@@ -139,7 +131,7 @@ class _Traced:
             _throw_away(pid, signal.SIGCONT)  # it comes by here that the parent is told
             if signal.SIGCONT in own:
                 os.kill(pid, signal.SIGCONT)
-            if signal.SIGCHLD not in own and _has(pid, "ShdPnd", signal.SIGCHLD):
+            if signal.SIGCHLD not in own and tree.in_masks(pid, signal.SIGCHLD, "ShdPnd"):
                 _throw_away(pid, signal.SIGCHLD)
 
 

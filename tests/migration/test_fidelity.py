@@ -12,7 +12,6 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from migration.report import Outcome, Report
 from migration.transfer.modes import Mode, Via, Wish
 from tests.fidelity import plan as plans
 from tests.fidelity.entries import GROUPS, REFUSED, WARNED, Entry
+from tests.fidelity.inside import Readings
 from tests.fidelity.ledger import LEDGER, text
 
 pytestmark = pytest.mark.net
@@ -128,17 +128,6 @@ class Told:
         for client in self.clients:
             client.close()
         self.scene.runtime.terminate(self.app, 0.1)
-
-
-@dataclass(frozen=True)
-class Readings:
-    """What a program has told at its first place, elsewhere, and back again."""
-
-    first: dict[str, Any]
-    away: dict[str, Any]
-    back: dict[str, Any]
-    reports: list[Report]
-    failed: dict[str, str]
 
 
 @pytest.fixture(scope="module", params=MODES)

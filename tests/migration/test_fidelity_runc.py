@@ -15,7 +15,7 @@ import pytest
 from contained import ContainerStage, container_stage
 
 from migration.namespaces import in_netns
-from migration.report import Outcome
+from migration.report import Outcome, Report
 from migration.transfer.modes import Mode, Via, Wish
 from tests.fidelity import plan as plans
 from tests.fidelity.entries import CONTAINER_LOST, GROUPS_INSIDE, REFUSED_INSIDE, WARNED, Entry
@@ -102,29 +102,29 @@ def test_options_are_the_same(readings: Readings, name: str) -> None:
     check_options(readings, name)
 
 
-@pytest.mark.parametrize("entry", REFUSED_INSIDE if IS_FULL else (), ids=lambda entry: entry.name)
-def test_what_would_be_lost_is_refused(scene: ContainerStage, entry: Entry) -> None:
-    """It is said by name, and the program was not touched."""
+def move_with(scene: ContainerStage, entry: Entry) -> Report:
+    """Move a container with one entry, and end it; skips, with the reason, what it cannot have."""
     told = start(scene, re.sub(r"\W+", "-", entry.name), [entry])
     try:
         skip_if_not_had(told.failed, entry)
-        report = scene.migrator().migrate(told.app, scene.hosts["C"])
-        assert report.outcome is Outcome.REFUSED, report.reason
-        assert report.reason is not None
-        assert re.search(entry.words, report.reason), report.reason
-        assert report.criu.frozen_ms == 0
+        return scene.migrator().migrate(told.app, scene.hosts["C"])
     finally:
         end(scene, told)
+
+
+@pytest.mark.parametrize("entry", REFUSED_INSIDE if IS_FULL else (), ids=lambda entry: entry.name)
+def test_what_would_be_lost_is_refused(scene: ContainerStage, entry: Entry) -> None:
+    """It is said by name, and the program was not touched."""
+    report = move_with(scene, entry)
+    assert report.outcome is Outcome.REFUSED, report.reason
+    assert report.reason is not None
+    assert re.search(entry.words, report.reason), report.reason
+    assert report.criu.frozen_ms == 0
 
 
 @pytest.mark.parametrize("entry", WARNED if IS_FULL else (), ids=lambda entry: entry.name)
 def test_what_is_lost_is_warned_of(scene: ContainerStage, entry: Entry) -> None:
     """The report says it by name."""
-    told = start(scene, re.sub(r"\W+", "-", entry.name), [entry])
-    try:
-        skip_if_not_had(told.failed, entry)
-        report = scene.migrator().migrate(told.app, scene.hosts["C"])
-        assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
-        assert re.search(entry.words, "\n".join(report.warnings)), report.warnings
-    finally:
-        end(scene, told)
+    report = move_with(scene, entry)
+    assert (report.outcome, report.reason) == (Outcome.COMPLETED, None)
+    assert re.search(entry.words, "\n".join(report.warnings)), report.warnings
