@@ -153,9 +153,16 @@ def local_ends(sockets: Iterable[InetSocket], own: IPv4Address) -> Ends:
 
 
 def is_internal(socket: InetSocket, ends: Ends) -> bool:
-    """Say whether a connection's peer is among the moved sockets themselves."""
+    """Say whether a connection's peer is among the moved sockets themselves.
+
+    Only UDP is connected with what is for anybody: of TCP, that a listener has the peer's address tells nothing. A
+    program that has come home may have called itself by that address from elsewhere, over the switch; then the other
+    end is a socket that knows this one under the address of that time.
+    """
     peer = (socket.protocol, socket.remote, socket.remote_port)
-    return (*peer, socket.local, socket.local_port) in ends or (*peer, None, 0) in ends
+    if (*peer, socket.local, socket.local_port) in ends:
+        return True
+    return socket.protocol != IpProtocol.TCP and (*peer, None, 0) in ends
 
 
 def has_inner_connections(sockets: Sequence[InetSocket], own: IPv4Address) -> bool:
