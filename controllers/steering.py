@@ -46,6 +46,10 @@ _NEAR_S = 0.01
 """A host that packets reach within this time has no queue before it that would take long to drain."""
 _TURN = 256
 """Rows of a write that is not urgent."""
+# What a source has sent passes no hold of where it goes, not even its own: the peer may be a socket that moves along,
+# called over the switch, whose copy is not there yet. As an id it is nobody's, and it is not 0, which would let the
+# hold of the source have it again.
+_FROM_SOURCE = 0xFFFF_FFFF
 
 
 class Drains(Protocol):
@@ -484,7 +488,7 @@ class SwitchSteering:
         for packet in packets:
             (known if _is_known(packet, until) else beyond).append(packet)
         with _kept_if_lost(queue, packets):
-            await self._out(active.hold, known)
+            await self._out(_FROM_SOURCE, known)
         active.beyond += beyond
 
     async def _disown(self, move: Move) -> None:
@@ -505,7 +509,7 @@ class SwitchSteering:
             for backend, (old, _) in active.plan.backends.items():
                 self._balancer.relocated(backend, old)
         active.switched = False
-        await self._out(active.hold, active.beyond)
+        await self._out(_FROM_SOURCE, active.beyond)
         active.beyond.clear()
         active.before.clear()
         active.plan = Plan(locations=active.plan.locations)
@@ -645,9 +649,10 @@ class SwitchSteering:
         elif (queue := self._balancer.receiver.sent.get(hold)) is not None:
             packets = queue.take_all()
             with _kept_if_lost(queue, packets):
-                await self._out(hold, packets)
+                await self._out(_FROM_SOURCE, packets)
 
     async def _out(self, hold: int, packets: Sequence[KeptPacket]) -> None:
+        """Send packets on, past one hold of where they go."""
         if packets:
             trace.sent(trace.SWITCH, f"send on {len(packets)} held packets")
         await self._balancer.link.packets_out(Packets(OP_RESUME, hold, [(p.port, p.frame) for p in packets]))

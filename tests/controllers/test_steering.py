@@ -507,6 +507,37 @@ def test_what_a_frozen_source_sends_beyond_its_image(
     assert controller.steering._moves == {}
 
 
+@pytest.mark.parametrize("ends", ["completed", "back", "thawed"])
+def test_what_a_source_has_sent_to_itself_waits_for_the_copy(
+    controller: Controller, switch: ModelSwitch, ends: str
+) -> None:
+    """A program that called itself over the switch: nobody is there who knows the connection, until its copy is."""
+    from_here = MovedConnection(tcp("10.0.2.2", 40000), tcp("10.0.3.3", 40000), tcp("10.0.1.1"))
+    to_here = MovedConnection(OLD, NEW, tcp("10.0.2.2", 40000))
+    move = Move("m1", "h2", "h3", [MovedListener(OLD, NEW)], [from_here, to_here])
+    # It was somewhere else before, from where it has the name by which it calls itself.
+    migrate(controller, Move("m0", "h1", "h2", [MovedListener(tcp("10.0.1.1"), OLD)]))
+    steering = controller.steering
+    steering.prepare(move)
+    steering.hold(move)
+    steering.muted(move)
+    assert send(switch, flat("10.0.2.2", 40000), flat("10.0.1.1")) == []
+    eventually(lambda: sum(map(len, controller.balancer.receiver.sent.values())) == 1, "holding what is sent")
+    steering.extend(move)
+    if ends != "thawed":
+        steering.switch_over(move)
+        controller.call(controller.balancer.link.barrier())
+        assert switch.taken() == []
+    if ends != "completed":
+        steering.switch_back(move)
+        assert switch.taken() == []
+    assert steering.release(move).packets >= 1
+    goes = flat("10.0.3.3") if ends == "completed" else flat("10.0.2.2")
+    assert switch.taken() == [(3 if ends == "completed" else 2, flat("10.0.2.2", 40000), goes)]
+    steering.finish(move)
+    assert steering._moves == {}
+
+
 def test_what_a_udp_program_sends_is_not_held(controller: Controller, switch: ModelSwitch) -> None:
     """No image knows of it, and nothing bounds it: it passes until the program is stopped, also after the switch-over.
 
