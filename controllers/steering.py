@@ -132,6 +132,8 @@ class SwitchSteering:
         self._hold_ids = itertools.count(1)
         self._left: set[Key] = set()
         """Rows of locations that were left, kept for packets from there which another move's hold still has."""
+        self._returning: dict[str, set[Endpoint]] = {}
+        """By move, where programs are about to be restored that have left: nobody else may take these places."""
         self._drainer = drainer
         self.left_ports = LeftPorts(hosts, self._arriving)
         self.hairpins = Hairpins(hosts)
@@ -492,6 +494,8 @@ class SwitchSteering:
         active.beyond += beyond
 
     async def _disown(self, move: Move) -> None:
+        self._returning[move.id] = {listener.old for listener in move.listeners}
+        await self.left_ports.make_way(self._returning[move.id])
         active = self._moves.get(move.id)
         if active is None or not active.held:
             return
@@ -503,12 +507,14 @@ class SwitchSteering:
         active = self._moves.get(move.id)
         if active is None:
             await self._switch_back_unknown(move)
+            self._returning.pop(move.id, None)
             return
         await self._restore(active, set(active.before))
         if active.switched:
             for backend, (old, _) in active.plan.backends.items():
                 self._balancer.relocated(backend, old)
         active.switched = False
+        self._returning.pop(move.id, None)
         await self._out(_FROM_SOURCE, active.beyond)
         active.beyond.clear()
         active.before.clear()
@@ -705,8 +711,9 @@ class SwitchSteering:
             self.hairpins.over(active.move)
 
     def _arriving(self) -> set[Endpoint]:
-        """Return to where programs are on their way."""
-        return {listener.new for active in self._moves.values() for listener in active.move.listeners}
+        """Return to where programs are on their way, or may be sent back until their move is over."""
+        listeners = [listener for active in self._moves.values() for listener in active.move.listeners]
+        return {end for one in listeners for end in (one.new, one.old)}.union(*self._returning.values())
 
 
 async def _uncancelled(work: Awaitable[_T], switch: str) -> _T:

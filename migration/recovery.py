@@ -169,6 +169,8 @@ def settle(found: Unfinished, steering: Steering, programs: Programs, path: Path
         return Recovered(found.identity, copy, Verdict.LOST, problem)
     verdict, reason = Verdict.UNDONE, None
     gone = [member for member in members(app) if not programs.is_running(member)]
+    if gone:  # what goes wrong here is said below
+        _steer(steering, ("disown",), found.move)
     for member in gone:
         if verdict is not Verdict.LOST:
             verdict, reason = _revive(member, found, programs, path)

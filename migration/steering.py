@@ -238,7 +238,8 @@ class Steering(Protocol):
     def disown(self, move: Move) -> None:
         """On the way back, when the original has ended and is about to be restored from its image.
 
-        What it has sent beyond the image is not to reach its peers, for the restored one knows nothing of it.
+        What it has sent beyond the image is not to reach its peers, for the restored one knows nothing of it. And the
+        network has none of its places at the source any more, whatever it did to keep them from others.
         """
 
     def switch_back(self, move: Move) -> None:

@@ -95,6 +95,8 @@ def test_journal_keeps_every_fact(tmp_path: Path) -> None:
 
 
 FORWARD, BACK = ["switch_over", "release", "finish"], ["switch_back", "release"]
+# What is restored at the source needs its ports there first.
+AGAIN = ["disown", *BACK]
 FROZEN = ["begin", "move", "copy"]
 
 
@@ -103,15 +105,15 @@ FROZEN = ["begin", "move", "copy"]
     [
         (["begin"], {22}, set(), False, Verdict.UNDONE, {22}, []),
         (["begin", "move"], {22}, set(), False, Verdict.UNDONE, {22}, BACK),
-        (["begin", "move"], set(), set(), False, Verdict.LOST, set(), BACK),
-        (["begin", "move"], set(), set(), True, Verdict.REVIVED, {44}, BACK),
+        (["begin", "move"], set(), set(), False, Verdict.LOST, set(), AGAIN),
+        (["begin", "move"], set(), set(), True, Verdict.REVIVED, {44}, AGAIN),
         (FROZEN, {22, 33}, {33}, True, Verdict.UNDONE, {22}, BACK),
         (FROZEN, {22, 33}, set(), True, Verdict.UNDONE, {22}, BACK),
-        (FROZEN, {33}, set(), True, Verdict.REVIVED, {44}, BACK),
+        (FROZEN, {33}, set(), True, Verdict.REVIVED, {44}, AGAIN),
         ([*FROZEN, "commit"], {22, 33}, {33}, True, Verdict.UNDONE, {22}, BACK),
-        ([*FROZEN, "commit"], {33}, {33}, True, Verdict.REVIVED, {44}, BACK),
+        ([*FROZEN, "commit"], {33}, {33}, True, Verdict.REVIVED, {44}, AGAIN),
         ([*FROZEN, "commit"], {33}, set(), True, Verdict.FINISHED, {33}, FORWARD),
-        ([*FROZEN, "commit"], set(), set(), True, Verdict.REVIVED, {44}, BACK),
+        ([*FROZEN, "commit"], set(), set(), True, Verdict.REVIVED, {44}, AGAIN),
         ([*FROZEN, "commit", "revived"], {44}, set(), True, Verdict.UNDONE, {44}, BACK),
         ([*FROZEN, "commit", "resumed"], {33}, set(), True, Verdict.FINISHED, {33}, FORWARD),
         ([*FROZEN, "commit", "resumed"], set(), set(), True, Verdict.LOST, set(), BACK),

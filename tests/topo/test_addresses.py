@@ -168,7 +168,9 @@ def test_a_program_sees_its_first_address_as_its_own(net: Testbed) -> None:
     assert '"bind": "bound", "call": ["called", ["10.0.2.2", 7300]' in before
     for host in ("h3", "h4", "h2", "h3"):
         report = net.migrate("own", host)
-        assert (report.outcome, [w for w in report.warnings if "CPU" not in w]) == ("completed", [])
+        assert (report.outcome, [w for w in report.warnings if "CPU" not in w]) == ("completed", []), (
+            report.reason
+        )
         assert goes_on(net, "own"), (host, net.output("own")[-2000:])
         assert net.output("own").splitlines()[-1] == before, host
     with pytest.raises(OSError, match="Cannot assign"):

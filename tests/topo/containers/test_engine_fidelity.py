@@ -26,9 +26,7 @@ from tests.fidelity.entries import (
     DOCKER_LOST,
     ENGINE_REFUSED,
     GROUPS_INSIDE,
-    MULTICAST,
     PODMAN_LOST,
-    PROCESS,
     REFUSED_INSIDE,
     STOPPED,
     TERMINALS,
@@ -210,8 +208,8 @@ def test_what_is_lost_is_warned_of(scene: Scene, entry: Entry) -> None:
 
 def test_what_is_restored_from_its_image_is_the_same(scene: Scene) -> None:
     """When the copy has died for which the original has ended, the engine's restore gives all that a copy gets."""
-    entries = [entry for entry in ENTRIES if entry in PROCESS or entry in MULTICAST]
-    told = scene.start("back", entries)
+    entries = list(ENTRIES)
+    told = scene.start("back", entries, options=True)
     told.ask()
     first, pid = told.ask(), told.app.pid
 
