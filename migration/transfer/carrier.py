@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..criu import Criu, Worker
+from ..criu import Aside, Criu, Worker
 from ..custody import Custody
 from ..deadline import Deadline
 from ..images import INVENTORY_IMAGE
@@ -165,6 +165,10 @@ class Carrier:
         if self._lazy is not None:
             self._lazy.serve(dumper, self.moved, self._inventory)
         return self._inventory
+
+    def building(self, dumper: Worker) -> AbstractContextManager[Aside | None]:
+        """Return what is to be seen to until the copy is built."""
+        return nullcontext() if self._lazy is None else self._lazy.ends(dumper)
 
     def restore_begun(self) -> None:
         """The restore has what it waited for: there is time for other things."""

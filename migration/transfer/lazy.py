@@ -32,10 +32,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from .. import preload, tree
 from ..criu import Criu, Gate, Worker
 from ..custody import Custody
 from ..deadline import Deadline
-from ..errors import MemoryLost, MigrationError
+from ..errors import CriuFailed, MemoryLost, MigrationError
 from ..freezer import pin, unpin
 from ..images import INVENTORY_IMAGE
 from ..model import Host
@@ -163,6 +164,10 @@ class LazyPages:
         for pid in self._stopped:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
+
+    def ends(self, dumper: Worker) -> Ends:
+        """Return what is to be seen to while the copy is built: without these two it would wait for its pages."""
+        return Ends({dumper.pid: dumper.failure, self._daemon.pid: self._daemon.failure})
 
     def guard(self) -> None:
         """Once the copy is built: make sure that its missing pages never turn into zeros."""
@@ -308,6 +313,44 @@ class LazyPages:
         if self._uffd >= 0:
             os.close(self._uffd)
         self._uffd = -1
+
+
+class Ends:
+    """Processes that must not end while something else is waited for; a descriptor that can be polled."""
+
+    def __init__(self, failures: Mapping[int, Callable[[], CriuFailed]]) -> None:
+        """Watch some, with what says why each has ended."""
+        self._poll = select.epoll()
+        self._failures: dict[int, Callable[[], CriuFailed]] = {}
+        for pid, failure in failures.items():
+            try:
+                process = os.pidfd_open(pid)
+            except ProcessLookupError as ex:
+                self.close()
+                raise failure() from ex
+            self._failures[process] = failure
+            self._poll.register(process, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """Return what is readable when one has ended."""
+        return self._poll.fileno()
+
+    def go_on(self) -> None:
+        """Say which one has ended; raises CriuFailed."""
+        for process, _ in self._poll.poll(0):
+            raise self._failures[process]()
+
+    def close(self) -> None:
+        """End watching."""
+        self._poll.close()
+        for process in self._failures:
+            os.close(process)
+
+    def __enter__(self) -> Ends:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def fetches_pages(pid: int) -> bool:

@@ -182,3 +182,28 @@ def test_copy_that_cannot_be_let_go_leads_back(scene: Stage, monkeypatch: pytest
     assert "that was while the copy was let go" in str(report.reason)
     assert (app.host.name, app.pid) == ("B", pid)
     see_it_right(app)
+
+
+@pytest.mark.parametrize(
+    ("who", "what"), [("dump --rpc", "checkpoint it on B"), ("lazy-pages", "fetch the pages")]
+)
+def test_a_copy_does_not_wait_for_pages_that_nobody_sends(
+    scene: Stage, monkeypatch: pytest.MonkeyPatch, who: str, what: str
+) -> None:
+    """Whoever has them, or fetches them, ends while the copy is built: that is over at once, not after a time-out."""
+    app = start(scene, "unreaped", 30, 0)
+    pid = app.pid
+    restore_begun = Carrier.restore_begun
+
+    def kill_and_begin(carrier: Carrier) -> None:
+        (helper,) = helpers(scene.runtime, who)
+        os.kill(helper, signal.SIGKILL)
+        restore_begun(carrier)
+
+    monkeypatch.setattr(Carrier, "restore_begun", kill_and_begin)
+    report = scene.migrator().migrate(app, scene.hosts["C"], wish=Wish(Mode.LAZY, Via.NETWORK))
+    assert report.outcome is Outcome.ROLLED_BACK
+    assert f"CRIU could not {what}" in str(report.reason)
+    assert report.criu.frozen_ms < 30_000
+    assert (app.host.name, app.pid) == ("B", pid)
+    see_it_right(app)
