@@ -11,14 +11,14 @@ CRIU's own (pycriu), so fields of versions to come survive the editing.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from .inet import Address, Ends, InetSocket, Relocation, local_ends, plain
+from .inet import Address, Ends, InetSocket, Relocation, State, local_ends, plain
 from .steering import Spoken
 
 AF_INET = 2
@@ -31,6 +31,8 @@ CLOCKS_IMAGE = "timens-0.img"
 _HEADER = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 _WORD = struct.Struct("<I")
+_SHUT_READ, _SHUT_WRITE = 1, 2  # bits of sk_shutdown in CRIU's images/sk-inet.proto
+_MASK = 0xFFFFFFFF
 _TIMESTAMPS = 1  # TCPI_OPT_TIMESTAMPS of <linux/tcp.h>, which CRIU's opt_mask uses
 
 
@@ -113,26 +115,42 @@ def as_sent(image: bytes, tcp_stream: Any) -> bytes | None:
     return join(header, [entry.SerializeToString()]) + queues
 
 
-def without_queue(image: bytes, peer: bytes, tcp_stream: Any) -> tuple[bytes, bytes]:
+def without_queue(
+    image: bytes,
+    peer: bytes,
+    tcp_stream: Any,
+    has_closed: bool = False,
+    has_heard_end: bool = False,
+    peer_has_heard_end: bool = False,
+) -> tuple[bytes, bytes]:
     """Empty the send queue of a tcp-stream image whose peer is in the image `peer`, taken at the same time.
 
     Returns the image as if the peer had acknowledged all that it has received, and said what room it has, and nothing
     were queued; and the queue's bytes that the peer has not received. Raises BadImage if the peer has received what
     the queue does not hold: bytes of this connection would be lost.
+
+    The end of a direction counts as one byte (RFC 9293, 3.4), of which the lengths of CRIU's images say nothing
+    (soccr/soccr.c). An end that `has_closed` its own direction has not in the image that is returned, and one that
+    `has_heard_end` of the other one has not heard of it.
     """
     header, message, queues = _split_stream(image)
     entry = tcp_stream.tcp_stream_entry.FromString(message)
     other = tcp_stream.tcp_stream_entry.FromString(_split_stream(peer)[1])
-    heard = (other.inq_seq - entry.outq_seq + entry.outq_len) & 0xFFFFFFFF
+    said = (entry.outq_seq - has_closed) & _MASK
+    acknowledged = (other.inq_seq - peer_has_heard_end) & _MASK
+    heard = (acknowledged - said + entry.outq_len) & _MASK
     if heard > entry.outq_len:
         raise BadImage("two ends of a connection were written while packets went from one to the other")
     if len(queues) < entry.inq_len + entry.outq_len:
         raise BadImage("the tcp-stream image ends within its queues")
     received, sending = queues[: entry.inq_len], queues[entry.inq_len : entry.inq_len + entry.outq_len]
-    entry.outq_seq = other.inq_seq
+    entry.outq_seq = acknowledged
     entry.outq_len = entry.unsq_len = 0
+    entry.inq_seq = (entry.inq_seq - has_heard_end) & _MASK
+    if entry.HasField("rcv_wnd") and has_heard_end:
+        entry.rcv_wup, entry.rcv_wnd = (entry.rcv_wup - 1) & _MASK, entry.rcv_wnd + 1
     if entry.HasField("snd_wnd") and other.HasField("rcv_wnd"):
-        room = (other.rcv_wup + other.rcv_wnd - other.inq_seq) & 0xFFFFFFFF
+        room = (other.rcv_wup + other.rcv_wnd - acknowledged) & _MASK
         entry.snd_wnd = room if room < 1 << 31 else 0
         entry.max_window = max(entry.max_window, entry.snd_wnd)
     return join(header, [entry.SerializeToString()]) + received, sending[heard:]
@@ -249,6 +267,21 @@ class OpenFiles:
 def rewrite_files(image: bytes, relocation: Relocation, fdinfo: Any, growing: frozenset[Path]) -> Rewritten:
     """Move the sockets of one program's files.img; see OpenFiles."""
     return OpenFiles(image, fdinfo, growing).move(relocation)
+
+
+def reopened(image: bytes, ends: Mapping[int, tuple[bool, bool]], fdinfo: Any) -> bytes:
+    """Make connections of a files.img open again, by inode: the end's own direction if it was closed, and the other."""
+    header, messages = split(image)
+    for number, message in enumerate(messages):
+        entry = fdinfo.file_entry.FromString(message)
+        if entry.HasField("isk") and entry.isk.ino in ends:
+            has_closed, has_heard_end = ends[entry.isk.ino]
+            entry.isk.state = State.ESTABLISHED
+            entry.isk.shutdown &= ~(_SHUT_WRITE * has_closed | _SHUT_READ * has_heard_end)
+            if not entry.isk.shutdown:
+                entry.isk.ClearField("shutdown")
+            messages[number] = entry.SerializeToString()
+    return join(header, messages)
 
 
 def readdress(entry: Any, before: InetSocket, socket: InetSocket) -> None:

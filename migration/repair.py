@@ -14,7 +14,7 @@ import ctypes
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 
@@ -72,13 +72,14 @@ def disconnect(pids: Iterable[int]) -> int:
         return len(connections)
 
 
-def say(pids: Iterable[int], unsaid: Mapping[Ends, bytes]) -> None:
+def say(pids: Iterable[int], unsaid: Mapping[Ends, bytes], closing: Sequence[Ends] = ()) -> None:
     """Write what connections have still to say into their sockets, once all of them, and their peers, are there.
 
-    The processes stand still. Their sockets leave repair mode, and the kernel delivers what the peers have room for.
-    Raises OSError, or ProcessLookupError if a socket is missing.
+    Then those that are `closing` close their direction, in that order. The processes stand still. Their sockets leave
+    repair mode, and the kernel delivers what the peers have room for. Raises OSError, or ProcessLookupError if a socket
+    is missing.
     """
-    wanted = {*unsaid, *map(reversed_ends, unsaid)}
+    wanted = {end for ends in (*unsaid, *closing) for end in (ends, reversed_ends(ends))}
     with tcp_sockets(pids) as sockets:
         found = {ends: one for one in sockets if (ends := ends_of(one)) is not None and ends in wanted}
         if missing := wanted - found.keys():
@@ -88,6 +89,8 @@ def say(pids: Iterable[int], unsaid: Mapping[Ends, bytes]) -> None:
             one.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
         for ends, content in unsaid.items():
             fill(found[ends], content)
+        for ends in closing:
+            found[ends].shutdown(socket.SHUT_WR)
 
 
 def fill(connection: socket.socket, content: bytes) -> None:

@@ -6,14 +6,14 @@ were started apart. Connections between the parts move at both ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from .fifos import without_content
-from .images import FILES_IMAGE, OpenFiles, Rewritten
+from .images import FILES_IMAGE, OpenFiles, Rewritten, reopened
 from .inet import InetSocket, Relocation, local_ends
 from .runtime import Passage
 from .steering import Spoken
@@ -61,6 +61,8 @@ class Handover:
     size: int
     unsaid: Mapping[Ends, bytes]
     """By its new ends, what a connection within the host had written and its peer had not received."""
+    closing: Sequence[Ends]
+    """Those that close their direction, behind that, in this order."""
 
 
 def transfer(
@@ -76,10 +78,13 @@ def transfer(
     `is_shared` says of a path whether the file is the same one there.
     """
     parts = list(zip(passage.parts, images.parts, strict=True))
-    streams, unsaid = without_queues([(part.images, one.before) for part, one in parts], own, tcp_stream)
+    streams, rest = without_queues([(part.images, one.before) for part, one in parts], own, tcp_stream)
     size = 0
     for (part, rewritten), changed in zip(parts, streams, strict=True):
         # An original that ends before its copy is built takes the content of its FIFOs along.
         fifos = {} if passage.has_locks else without_content(part.images, fdinfo, is_shared)
-        size += part.transfer({FILES_IMAGE: rewritten.image, **changed, **fifos})
-    return Handover(size, {ends_of(s): unsaid[s.inode] for s in images.after if s.inode in unsaid})
+        files = reopened(rewritten.image, rest.reopened, fdinfo) if rest.reopened else rewritten.image
+        size += part.transfer({FILES_IMAGE: files, **changed, **fifos})
+    ends = {one.inode: ends_of(one) for one in images.after}
+    unsaid = {ends[inode]: content for inode, content in rest.unsaid.items()}
+    return Handover(size, unsaid, [ends[inode] for inode in rest.closing])

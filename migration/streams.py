@@ -7,7 +7,8 @@ folder a thousand such files cost a thousand opens, so they are opened relative 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ from .steering import IpProtocol, Spoken
 
 # Local address and port of a connection, and its peer's.
 Ends = tuple[Address, int, Address, int]
+
+HAS_CLOSED = frozenset({State.FIN_WAIT1, State.FIN_WAIT2, State.CLOSING, State.LAST_ACK})
+"""States of an end that has closed its own direction (RFC 9293, 3.3.2)."""
+HAS_HEARD_END = frozenset({State.CLOSE_WAIT, State.CLOSING, State.LAST_ACK})
+"""States of an end whose peer has closed the other direction, and which knows it."""
+_CONNECTED = HAS_CLOSED | HAS_HEARD_END | {State.ESTABLISHED}
 
 # Magics, length and message take about 100 bytes.
 _ENOUGH = 512
@@ -43,38 +50,68 @@ def inner_streams(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What connections within the host have still to say, by inode: as soon as every socket is there again."""
+
+    unsaid: Mapping[int, bytes]
+    """What their peers have not received."""
+    reopened: Mapping[int, tuple[bool, bool]]
+    """Those that are open in the images, and were not: whether the end had closed its direction, its peer the other."""
+    closing: Sequence[int]
+    """Those that have to close their direction again, in this order."""
+
+
 def without_queues(
     parts: Sequence[tuple[Path, Sequence[InetSocket]]], own: IPv4Address, tcp_stream: Any
-) -> tuple[list[dict[str, bytes]], dict[int, bytes]]:
-    """Return, for each folder of images, those of connections within the host with nothing in their send queues.
+) -> tuple[list[dict[str, bytes]], Rest]:
+    """Return, for each folder of images, those of connections within the host as if nothing were under way in them.
 
-    And, by inode, what each connection has still to say: it can be sent as soon as every socket is there again. The
-    ends that have closed their direction keep their queues; see `inner_streams`. Raises BadImage.
+    Their send queues are empty, and both directions open. CRIU would restore the end of a direction by a packet that
+    it sends to the socket; that is acknowledged, and if the other end is not there yet, answered with a reset. Ends
+    whose other end is not there keep what they have; see `inner_streams`. Raises BadImage.
     """
     reached = local_ends([one for _, sockets in parts for one in sockets], own)
     inner = [
         (images, [one for one in sockets if is_inner(one, own) and not _is_steered(one, reached)])
         for images, sockets in parts
     ]
-    paths = {
-        ends_of(one): images / tcp_stream_image(one.inode) for images, sockets in inner for one in sockets
+    known = {
+        ends_of(one): (images / tcp_stream_image(one.inode), one)
+        for images, sockets in inner
+        for one in sockets
     }
     changed: list[dict[str, bytes]] = []
     unsaid: dict[int, bytes] = {}
+    reopened: dict[int, tuple[bool, bool]] = {}
     for images, sockets in inner:
         found: dict[str, bytes] = {}
         others = []
         for socket in sockets:
-            here, there = paths[ends_of(socket)], paths.get(reversed_ends(ends_of(socket)))
-            if there is None or not here.exists() or not there.exists() or not speaks(socket):
+            here, _ = known[ends_of(socket)]
+            there, peer = known.get(reversed_ends(ends_of(socket)), (None, None))
+            if there is None or peer is None or not here.exists() or not there.exists():
                 others.append(socket)
                 continue
-            with there.open("rb", buffering=0) as peer:
-                found[here.name], left = without_queue(here.read_bytes(), peer.read(_ENOUGH), tcp_stream)
+            if not {socket.state, peer.state} <= _CONNECTED:
+                others.append(socket)
+                continue
+            ends = socket.state in HAS_CLOSED, socket.state in HAS_HEARD_END
+            with there.open("rb", buffering=0) as file:
+                content = file.read(_ENOUGH)
+            image, left = without_queue(
+                here.read_bytes(), content, tcp_stream, *ends, peer.state in HAS_HEARD_END
+            )
+            found[here.name] = image
+            if any(ends):
+                reopened[socket.inode] = ends
             if left:
                 unsaid[socket.inode] = left
         changed.append(found | inner_streams(images, others, own, tcp_stream))
-    return changed, unsaid
+    closing = [one for _, sockets in inner for one in sockets if reopened.get(one.inode, (False,))[0]]
+    # Who closed first, and was heard, does so again.
+    closing.sort(key=lambda one: one.state != State.FIN_WAIT2)
+    return changed, Rest(unsaid, reopened, [one.inode for one in closing])
 
 
 def is_inner(socket: InetSocket, own: IPv4Address) -> bool:
@@ -86,11 +123,6 @@ def is_inner(socket: InetSocket, own: IPv4Address) -> bool:
 def _is_steered(socket: InetSocket, reached: LocalEnds) -> bool:
     """Say whether the peer only has the host's address as its identity: see ownroutes."""
     return not (socket.remote.is_loopback or is_internal(socket, reached))
-
-
-def speaks(socket: InetSocket) -> bool:
-    """Say whether a connection's own direction is open."""
-    return socket.state in (State.ESTABLISHED, State.CLOSE_WAIT)
 
 
 def reversed_ends(ends: Ends) -> Ends:

@@ -21,7 +21,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
@@ -45,7 +45,7 @@ from .report import Connections, Event, OnEvent, Outcome, Phase, Report, StepTim
 from .runtime import Passage, Runtime
 from .slowness import scaled
 from .steering import IpProtocol, Move, MovedConnection, MovedListener, Steering, SteeringError
-from .streams import Ends, ends_of, reversed_ends
+from .streams import ends_of, reversed_ends
 from .transfer.modes import Choice, Mode
 from .volumes import covers
 from .workspace import is_full, make_folder, remove_folder
@@ -123,7 +123,7 @@ class Transaction:
         self.has_inner_connections = False
         self.closing: Sequence[InetSocket] = ()
         self.lost: Sequence[str] = ()
-        self.unsaid: Mapping[Ends, bytes] = {}
+        self.handover: rewriting.Handover | None = None
         self.is_calm = False
         """It does not send much on its own: what it says within a few milliseconds may as well be held."""
         self.may_stop_early = False
@@ -393,7 +393,7 @@ class Transaction:
             self.way, self.rewritten, source, runtime.tcp_stream, runtime.fdinfo, self.is_shared
         )
         self._bytes["transfer"] = self.report.criu.image_bytes = done.size
-        self.unsaid = done.unsaid
+        self.handover = done
 
     def is_shared(self, path: str) -> bool:
         """Say whether a file of the program is the same one at the destination."""
@@ -413,18 +413,18 @@ class Transaction:
         self.journal.write("copy", pids=list(self.way.copies))
         self.report.criu.restore_ms = milliseconds(begin)
         self.report.connections = self.count_connections()
-        if self.unsaid:
-            self.say()
+        if self.handover is not None and (self.handover.unsaid or self.handover.closing):
+            self.say(self.handover)
         if (broken := self.report.connections.broken) != 0:
             raise MigrationError(
                 f"{broken} connections of the image are missing on {self.plan.destination.name}"
             )
 
-    def say(self) -> None:
+    def say(self, handover: rewriting.Handover) -> None:
         """Let connections within the host go on: what was under way between their ends when they stood still."""
         pids = [pid for copy in self.way.copies for pid in tree.processes(copy)]
         try:
-            repair.say(pids, self.unsaid)
+            repair.say(pids, handover.unsaid, handover.closing)
         except OSError as ex:
             raise MigrationError(f"a connection within the copy cannot go on: {ex.strerror}") from ex
 

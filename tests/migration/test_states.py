@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from migration.report import Outcome
 pytestmark = pytest.mark.net
 
 SERVER = str(Path(__file__).parent / "programs" / "closing.py")
+HALF_CLOSED = Path(__file__).parent / "programs" / "half_closed.py"
 STATES = {
     "close_wait": State.CLOSE_WAIT,
     "fin_wait1": State.FIN_WAIT1,
@@ -141,3 +144,23 @@ def test_half_closed_and_closing_connections_move(scene: Stage) -> None:
     peers.close()
     assert scene.runtime.is_running(app)
     scene.runtime.terminate(app)
+
+
+def test_connections_within_a_program_that_are_half_closed(tmp_path: Path, scene: Stage) -> None:
+    """What their peers have not read comes at once, and then the end, as it would have come without a move."""
+    host, log, go_on = scene.hosts["B"], scene.folder / "half.log", tmp_path / "go-on"
+    command = [PYTHON, str(HALF_CLOSED), str(host.address), str(go_on)]
+    app = scene.runtime.launch("half", host, command, log)
+    try:
+        wait_until(lambda: "ready" in log.read_text(), "the connections", 10)
+        for to in "CBC":
+            report = scene.migrator().migrate(app, scene.hosts[to])
+            assert report.outcome is Outcome.COMPLETED, report.reason
+        go_on.touch()
+        wait_until(lambda: "took" in log.read_text(), "the end of what it reads", 60)
+        said = log.read_text().splitlines()
+        assert said[:-1] == ["ready"]
+        # A retransmission would take three seconds at least.
+        assert float(said[-1].split()[1]) < 2.0
+    finally:
+        os.kill(app.pid, signal.SIGKILL)
