@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .errors import VmError
+
 VERIFIER = "verifier"
 """The step for which programs are compiled outside."""
 
@@ -69,10 +71,12 @@ STEPS = (
 
 
 def plan(reduced: bool, command: str = "", only: str = "") -> list[Step]:
-    """Return the steps to run: all, CI's, some by name, or one command of the user's own."""
+    """Return the steps to run: all, CI's, some by name, or one command of the user's own; raises VmError."""
     if command:
         return [Step("command", command, 3600)]
     if only:
-        names = only.replace(",", " ").split()
+        names, known = only.replace(",", " ").split(), [step.name for step in STEPS]
+        if not names or not set(names) <= set(known):
+            raise VmError(f"STEPS={only} names what is no step; there are {' '.join(known)}")
         return [step for step in STEPS if step.name in names]
     return [step for step in STEPS if step.reduced or not reduced]

@@ -41,6 +41,9 @@ class System:
 
 def choose(kernel: str, modules: str = "", root: str = "") -> list[System]:
     """Return what KERNEL=, MODULES= and ROOT= ask for; raises VmError."""
+    named = [found.kernel for found in DISTRIBUTIONS]
+    if (modules or root) and kernel in ("all", *named):
+        raise VmError(f"KERNEL={kernel}: MODULES= and ROOT= are for a kernel that is given by its path")
     if kernel == "all":
         return [System(found.kernel, found) for found in DISTRIBUTIONS]
     for found in DISTRIBUTIONS:
@@ -48,12 +51,16 @@ def choose(kernel: str, modules: str = "", root: str = "") -> list[System]:
             return [System(found.kernel, found)]
     image = Path(kernel)
     if not image.is_file():
-        known = ", ".join(found.kernel for found in DISTRIBUTIONS)
-        raise VmError(f"KERNEL={kernel} is neither one of {known}, all, nor the path of a kernel image")
+        raise VmError(
+            f"KERNEL={kernel} is neither one of {', '.join(named)}, all, nor the path of a kernel image"
+        )
     return [_given(image, modules, root)]
 
 
 def _given(image: Path, modules: str, root: str) -> System:
+    names = [found.name for found in DISTRIBUTIONS]
+    if root and root not in names:
+        raise VmError(f"ROOT={root} is not one of {', '.join(names)}")
     version = version_of(image)
     folder = Path(modules) if modules else _modules_beside(image, version)
     if not (folder / "modules.dep").is_file():
@@ -61,9 +68,6 @@ def _given(image: Path, modules: str, root: str) -> System:
             f"{image} is Linux {version}, and its modules are not at {folder} (no modules.dep there): name the folder "
             f"lib/modules/VERSION of its package with MODULES=, and call depmod -b FOLDER {version} if it is new"
         )
-    names = [found.name for found in DISTRIBUTIONS]
-    if root and root not in names:
-        raise VmError(f"ROOT={root} is not one of {', '.join(names)}")
     distribution = DISTRIBUTIONS[names.index(root)] if root else DISTRIBUTIONS[0]
     return System(version, distribution, image, folder)
 
@@ -79,7 +83,7 @@ def version_of(image: Path) -> str:
     """Read the version out of a bzImage (Documentation/arch/x86/boot.rst: magic at 0x202, kernel_version at 0x20e)."""
     with image.open("rb") as file:
         head = file.read(0x200 + 0x10000)
-    if head[0x202:0x206] != b"HdrS":
+    if head[0x202:0x206] != b"HdrS" or len(head) < 0x210:
         raise VmError(f"{image} is not a Linux kernel for x86-64 (a bzImage)")
     (offset,) = struct.unpack_from("<H", head, 0x20E)
     text = head[0x200 + offset :].split(b"\0", 1)[0].decode(errors="replace")

@@ -52,18 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--modes", default="stop lazy", help='modes of transfer ("stop lazy"; also pre, auto)')
     made.add_argument("--moves", type=int, default=4, help="how often each is moved (4)")
     made.add_argument("--junit", type=Path, metavar="FILE", help="write the results there, too")
+    made.add_argument("--check", action="store_true", help="only look at the arguments")
     return made
 
 
 def _run(options: argparse.Namespace, interruption: Interruption) -> int:
     """Run all that was chosen."""
-    if not options.path:
-        raise ZdtmError("ZDTM=PATH has to name a source tree of CRIU's, whose folder test/zdtm has the tests")
+    modes, source = _checked(options)
+    if options.check:
+        return 0
     if os.geteuid() != 0:
         raise ZdtmError("programs are moved as root: type sudo make zdtm")
-    if options.moves < 1:
-        raise ZdtmError(f"MOVES={options.moves} is no number of moves: give 1 or more")
-    modes, source = parse_modes(options.modes), suite.find(Path(options.path))
     criu = Criu.find()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interruption)
@@ -92,6 +91,19 @@ def _run(options: argparse.Namespace, interruption: Interruption) -> int:
         finally:
             _tell(rows, [mode.value for mode in modes], options.junit)
     return FAILED if results.has_failed(rows) else 0
+
+
+def _checked(options: argparse.Namespace) -> tuple[list[Mode], Path]:
+    """Return the modes and the folder of the tests; raises ZdtmError for arguments with which nothing can be run."""
+    if not options.path:
+        raise ZdtmError("ZDTM=PATH has to name a source tree of CRIU's, whose folder test/zdtm has the tests")
+    if options.moves < 1:
+        raise ZdtmError(f"MOVES={options.moves} is no number of moves: give 1 or more")
+    if options.junit is not None and options.junit.is_dir():
+        raise ZdtmError(f"JUNIT={options.junit} is a folder: name a file")
+    modes, source = parse_modes(options.modes), suite.find(Path(options.path))
+    suite.choose(suite.cases(source), options.tests)
+    return modes, source
 
 
 def _results(
