@@ -25,7 +25,9 @@ def scratch(folder: Path, apt_get: str) -> tuple[list[str], dict[str, str], Path
     script = folder / "scripts" / "setup"
     script.parent.mkdir()
     script.write_text((SCRIPTS / "setup").read_text().replace("/usr/sbin/policy-rc.d", str(policy)))
-    shutil.copy(SCRIPTS / "common.sh", script.parent)
+    # Nor has it a Python: to make an environment takes seconds.
+    common = (SCRIPTS / "common.sh").read_text().replace("/usr/bin/python3", str(folder / "python"))
+    (script.parent / "common.sh").write_text(common)
     commands = folder / "bin"
     commands.mkdir()
     fakes = {
@@ -165,6 +167,40 @@ def test_without_a_network(tmp_path: Path) -> None:
     assert "http_proxy and https_proxy" in line
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the script calls sudo for anybody but root")
+@pytest.mark.parametrize(
+    ("proxy", "advice"),
+    [
+        ({}, "name it in http_proxy and https_proxy"),
+        ({"all_proxy": "http://x:1"}, "all_proxy names one, mend or unset it"),
+    ],
+)
+def test_without_lists_of_packages(tmp_path: Path, proxy: dict[str, str], advice: str) -> None:
+    """The same, where apt-get knows of no package; a proxy that was named is not asked for."""
+    command, env, _ = scratch(tmp_path, "exit 100")
+    text = (
+        "#!/bin/bash\n"
+        '[ $1 != -s ] || { echo "E: Unable to locate package $5" >&2; exit 100; }\n'
+        'case " $* " in *" update "*) echo "W: Failed to fetch x" ;; esac\n'
+    )
+    (tmp_path / "bin" / "apt-get").write_text(text)
+    plain = {name: value for name, value in env.items() if not name.lower().endswith("_proxy")}
+    done = subprocess.run(
+        [*command, "--packages", "alpha"],
+        env={**plain, **proxy},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert (
+        line.startswith("setup: the packages alpha cannot be fetched from the distribution's mirror (")
+        and advice in line
+    )
+
+
 LISTING = "".join(
     f"{status}\t{name}\t{provides}\t{depends}\n"
     for status, name, provides, depends in (
@@ -276,7 +312,7 @@ def test_lock_file() -> None:
     assert {"setuptools", "finsy", "mypy"} <= set(wanted) <= names
 
 
-@pytest.mark.parametrize("script", ["setup", "distclean", "lock", "common.sh"])
+@pytest.mark.parametrize("script", ["setup", "distclean", "lock", "images", "common.sh"])
 def test_scripts_parse(script: str) -> None:
     """By bash."""
     subprocess.run(["bash", "-n", SCRIPTS / script], check=True, timeout=30)
