@@ -7,15 +7,19 @@ python=/usr/bin/python3    # the system's: Mininet's package lives there
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
+# The names of the proxies that were named: http_proxy, ALL_PROXY, no_proxy, ….
+proxies() {
+    local name
+    for name in $(compgen -e | grep -i '_proxy$'); do [ -z "${!name}" ] || echo "$name"; done
+}
+
 # sudo drops the names of proxies.
 as_root() {
-    local name proxies=()
+    local name named=()
     if [ "$(id -u)" = 0 ]; then "$@"; return; fi
     command -v sudo >/dev/null || die "needs root for: $* (run it as root, or install sudo)"
-    for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
-        [ -z "${!name:-}" ] || proxies+=("$name=${!name}")
-    done
-    sudo env "${proxies[@]}" "$@"
+    for name in $(proxies); do named+=("$name=${!name}"); done
+    sudo env "${named[@]}" "$@"
 }
 
 installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }

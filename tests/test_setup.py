@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -281,6 +282,37 @@ def test_signals_reach_the_command(tmp_path: Path, number: signal.Signals) -> No
         process.send_signal(number)
         assert process.wait(10) == 3
     assert (tmp_path / "ended").stat().st_uid == 65534
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs the scripts as another user")
+def test_every_proxy_is_named_to_root() -> None:
+    """By both scripts that call sudo, which would drop them; nothing else is."""
+    proxies = {
+        "http_proxy": "http://a b",
+        "ALL_PROXY": "socks5://c",
+        "all_proxy": "x",
+        "no_proxy": "d,e",
+        "FTP_PROXY": "f",
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "scripts").mkdir()
+        for script in ("as-root", "common.sh"):
+            shutil.copy(SCRIPTS / script, folder / "scripts")
+        (folder / "sudo").write_text("#!/bin/bash\nprintf '%s\\n' \"$@\"\n")
+        (folder / "sudo").chmod(0o755)
+        for command in (
+            [sys.executable, "scripts/as-root", "true"],
+            ["bash", "-euo", "pipefail", "-c", ". scripts/common.sh; as_root true"],
+        ):
+            done = subprocess.run(
+                command, cwd=folder, env={**proxies, "HOME": "/", "PATH": f"{folder}:{os.environ['PATH']}"},
+                user=65534, capture_output=True, text=True, timeout=30, check=True,
+            )  # fmt: skip
+            lines = done.stdout.splitlines()
+            assert set(lines) >= {f"{name}={value}" for name, value in proxies.items()}
+            assert not any(line.startswith("HOME=") for line in lines) and lines[-1] == "true"
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:

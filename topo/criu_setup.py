@@ -45,7 +45,7 @@ SYSTEM_PYCRIU = Path("/usr/lib/python3/dist-packages/pycriu")
 CHOICE = "choice.json"
 _FETCH_TIMEOUT = 900  # seconds for the private one's packages, whatever the network does
 _PROBE_TIMEOUT = 300
-_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_NO_PROXY = "it needs a network, or a proxy named in http_proxy and https_proxy"
 _WRAPPER = """#!/bin/sh
 # Written by set-up: a private CRIU with the C library that it was built for.
 root=$(dirname "$(dirname "$(readlink -f "$0")")")/root
@@ -521,7 +521,9 @@ def why_not_fetched(log: str) -> str:
         "Cannot initiate",
     )
     if any(word in log for word in words):
-        return "Debian's mirror cannot be reached; it needs a network, or a proxy named in http_proxy and https_proxy"
+        named = " and ".join(sorted(set(_proxies()) - {"no_proxy", "NO_PROXY"}))
+        why = f"see that the proxy that {named} names works, or unset it" if named else _NO_PROXY
+        return f"Debian's mirror cannot be reached; {why}"
     return errors[0] if errors else (log.strip().splitlines() or ["it said nothing"])[-1]
 
 
@@ -531,8 +533,12 @@ def as_root(command: list[str]) -> list[str]:
         return command
     if shutil.which("sudo") is None:
         raise SetupFailed(f"root is needed for: {shlex.join(command)} (run it as root, or install sudo)")
-    proxies = [f"{name}={os.environ[name]}" for name in _PROXIES if name in os.environ]
-    return ["sudo", "env", *proxies, *command]
+    return ["sudo", "env", *(f"{name}={value}" for name, value in _proxies().items()), *command]
+
+
+def _proxies() -> dict[str, str]:
+    """Return what names proxies: http_proxy, ALL_PROXY, no_proxy, …."""
+    return {name: value for name, value in os.environ.items() if value and name.lower().endswith("_proxy")}
 
 
 def _run(command: list[str], timeout: float = 60, cwd: Path = CHECKOUT) -> subprocess.CompletedProcess[str]:
