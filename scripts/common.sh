@@ -25,6 +25,24 @@ as_root() {
 installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 version_of() { dpkg-query -W -f='${Version}' "$1" 2>/dev/null || true; }
 
+# Those for services; people's begin at UID_MIN of login.defs.
+is_system_account() {
+    local limit
+    limit=$(awk '$1 == "UID_MIN" { print $2 }' /etc/login.defs 2>/dev/null || true)
+    awk -F: -v name="$1" -v limit="${limit:-1000}" '$1 == name && $3 < limit { found = 1 } END { exit !found }' /etc/passwd
+}
+
+# named_by_packages ACCOUNT PACKAGE…: whether a package's scripts, or its lists for systemd-sysusers, have the name in them.
+named_by_packages() {
+    local name=$1 package files=()
+    shift
+    for package in "$@"; do
+        files+=(/var/lib/dpkg/info/"${package%%:*}".{preinst,postinst} /var/lib/dpkg/info/"${package%%:*}":*.{preinst,postinst})
+        mapfile -t -O ${#files[@]} files < <(dpkg-query -L "$package" 2>/dev/null | grep '/sysusers\.d/.*\.conf$')
+    done
+    [ ${#files[@]} != 0 ] && grep -qswF -e "$name" "${files[@]}"
+}
+
 # What root makes in a checkout belongs to the checkout's owner, who must be able to remove it.
 give_back() {
     local owner

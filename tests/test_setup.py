@@ -202,6 +202,34 @@ def test_without_lists_of_packages(tmp_path: Path, proxy: dict[str, str], advice
     )
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the script calls sudo for anybody but root")
+def test_accounts_of_others_are_not_claimed(tmp_path: Path) -> None:
+    """Only one for services, made while packages were installed, that a script of theirs names."""
+    command, env, _ = scratch(tmp_path, "exit 0")
+    accounts, scripts = tmp_path / "passwd", tmp_path / "info"
+    scripts.mkdir()
+    (scripts / "alpha.postinst").write_text("adduser --system alphad\nadduser person\n")
+    common = tmp_path / "scripts" / "common.sh"
+    for path in (common, tmp_path / "scripts" / "setup"):
+        text = (
+            path.read_text().replace("/etc/passwd", str(accounts)).replace("/var/lib/dpkg/info", str(scripts))
+        )
+        path.write_text(text)
+    accounts.write_text("root:x:0:0::/root:/bin/sh\n")
+    made = "alphad:x:101:101::/:/bin/false\nother:x:102:102::/:/bin/false\nperson:x:1001:1001::/:/bin/sh\n"
+    fakes = {
+        "dpkg-query": f"[ -e {tmp_path}/here ] || exit 1\n"
+        "case $1 in -L) ;; *) case $2 in *Version*) echo 1 ;; *) printf installed ;; esac ;; esac",
+        "apt-get": f'case " $* " in *" -s "*) echo "Inst alpha (1.0)" ;;\n'
+        f' *" install "*) touch {tmp_path}/here; printf "{made}" >>{accounts} ;; esac',
+    }
+    for name, text in fakes.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+    subprocess.run([*command, "--packages", "alpha"], env=env, timeout=30, check=True)
+    lines = (tmp_path / ".p4ferry" / "manifest").read_text().splitlines()
+    assert lines == ["package\talpha\t1\tasked", "user\talphad"]
+
+
 LISTING = "".join(
     f"{status}\t{name}\t{provides}\t{depends}\n"
     for status, name, provides, depends in (
