@@ -230,6 +230,59 @@ def test_accounts_of_others_are_not_claimed(tmp_path: Path) -> None:
     assert lines == ["package\talpha\t1\tasked", "user\talphad"]
 
 
+PYTHON = r"""#!/bin/bash
+case "$*" in
+--version) echo Python 3.99 ;;
+"-m venv "*) mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo "VIRTUAL_ENV=$PWD/.venv" >.venv/bin/activate ;;
+"-m pip "*" download "*) [ ! -e offline ] || { echo "Failed to establish a new connection"; exit 1; }
+    mkdir .p4ferry/wheels; cp requirements.lock .p4ferry/wheels ;;
+"-m pip "*" --find-links "*) [ ! -e killed ] || kill -9 $PPID; cp .p4ferry/wheels/requirements.lock .venv/has ;;
+esac
+"""
+
+
+def test_an_environment_works_until_there_is_a_new_one(tmp_path: Path) -> None:
+    """Without a network the old one stays; what was fetched for a new one is put in, whenever set-up was killed."""
+    command, env, _ = scratch(tmp_path, "exit 100")
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "bin" / "sha256sum").unlink()
+    (tmp_path / "bin" / "dpkg-query").write_text(
+        '#!/bin/bash\nshift 2; for name; do printf "$name=installed "; done\n'
+    )
+    lock, offline, killed = (tmp_path / name for name in ("requirements.lock", "offline", "killed"))
+    (tmp_path / "pyproject.toml").touch()
+
+    def set_up() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+
+    def has() -> str:
+        return (tmp_path / ".venv" / "has").read_text()
+
+    lock.write_text("first")
+    offline.touch()
+    done = set_up()
+    assert done.returncode == 1 and "cannot be fetched from the package index" in done.stderr
+    offline.unlink()
+    assert set_up().returncode == 0 and has() == "first"
+    lock.write_text("second")
+    offline.touch()
+    done = set_up()
+    assert done.returncode == 0 and "going on with those of .venv" in done.stdout and has() == "first"
+    (tmp_path / "pyproject.toml").write_text("# other packages are not needed for this\n")
+    lock.write_text("first")
+    done = set_up()
+    assert done.returncode == 0 and "cannot be fetched" not in done.stdout
+    lock.write_text("third")
+    offline.unlink()
+    killed.touch()
+    assert set_up().returncode != 0
+    offline.touch()
+    killed.unlink()
+    assert set_up().returncode == 0 and has() == "third"
+    assert "making the Python environment" not in set_up().stdout
+
+
 LISTING = "".join(
     f"{status}\t{name}\t{provides}\t{depends}\n"
     for status, name, provides, depends in (
