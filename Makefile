@@ -120,7 +120,8 @@ lint: setup      ## ruff format, ruff, mypy --strict
 format: setup    ## let ruff rewrite the sources
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
-doctor: setup    ## what works on this machine, what to type (ARGS="--json" prints JSON, ARGS="--bundle FILE" for a bug report)
+doctor:          ## what works on this machine, what to type (ARGS="--json" prints JSON, ARGS="--bundle FILE" for a bug report)
+	@scripts/setup >&2
 	@$(WITH_ARGS) $(AS_ROOT) $(PY) topo/lb.py --doctor
 
 clean:           ## remove what crashed runs left behind: our hosts, links, programs, checkpoints

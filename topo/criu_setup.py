@@ -560,16 +560,18 @@ def main(arguments: list[str]) -> int:
     """Settle, or say what would be done; returns the exit status."""
     probe = "--probe" in arguments
     chooser = Chooser(ThisMachine())
-    if "--plan" in arguments:
-        print(chooser.plan(probe))
-        return 0
     try:
+        if "--plan" in arguments:
+            print(chooser.plan(probe))
+            return 0
         choice, is_news = chooser.settle(probe)
     except SetupFailed as ex:
         print(f"setup: {ex}", file=sys.stderr)
         if (current := read_choice()) is not None:
             print(f"setup: what was in use is still there: {current.describe()}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # scripts/setup says so
+        return 130
     if is_news:
         print(f"==> {choice.describe()}")
     return 0
