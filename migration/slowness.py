@@ -2,7 +2,7 @@
 
 A time-out tells what is broken from what works. Its seconds are those of the reference machine; in an emulated machine,
 or on a small board, the same work takes ten times as long and is not broken. The factor is measured once, by a loop,
-and handed to child processes in the environment (`P4FERRY_SLOW`, a number from 1 up; set it to overrule this).
+and handed to child processes in the environment (`P4FERRY_SLOW`, a number from 1 to 100; set it to overrule this).
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ _MOST = 100.0
 @functools.cache
 def factor() -> float:
     """Return how many times as long as on the reference machine a calculation takes: 1 up to 100."""
-    found = parse(os.environ.get(VARIABLE, "")) or measure()
+    text = os.environ.get(VARIABLE, "")
+    found = parse(text) if text.strip() else measure()
+    if found is None:
+        # Modules ask while they are imported, where nobody catches an error of ours yet.
+        raise SystemExit(f"{VARIABLE}={text} is no number from 1 to {_MOST:g}: unset it, and it is measured")
     os.environ[VARIABLE] = f"{found:.1f}"
     return found
 
@@ -31,12 +35,12 @@ def scaled(seconds: float) -> float:
 
 
 def parse(text: str) -> float | None:
-    """Return the factor that a user has set; None for what is no number from 1 up."""
+    """Return the factor that a user has set; None for what is no number from 1 to 100."""
     try:
         found = float(text)
     except ValueError:
         return None
-    return min(found, _MOST) if found >= 1 else None
+    return found if 1 <= found <= _MOST else None
 
 
 def measure() -> float:

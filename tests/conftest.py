@@ -22,6 +22,10 @@ paths.keep_checkout_removable()
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Scale the limit of pyproject.toml, before pytest-timeout reads it."""
+    try:
+        factor()
+    except SystemExit as ex:
+        raise pytest.UsageError(str(ex)) from ex
     if factor() > 1 and config.getoption("timeout", None) is None:
         config.option.timeout = scaled(float(config.getini("timeout")))
 

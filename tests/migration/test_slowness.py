@@ -20,11 +20,13 @@ from migration import slowness
         ("-3", None),
         ("nan", None),
         ("x", None),
-        ("1e9", 100.0),
+        ("100", 100.0),
+        ("1e9", None),
+        ("inf", None),
     ],
 )
 def test_what_a_user_may_set(text: str, factor: float | None) -> None:
-    """A number from 1 up; nothing makes time-outs longer than a hundred times."""
+    """A number from 1 to 100; nothing makes time-outs longer than a hundred times."""
     assert slowness.parse(text) == factor
 
 
@@ -43,3 +45,14 @@ def test_time_outs_follow_the_environment() -> None:
         [sys.executable, "-c", script], env={"P4FERRY_SLOW": "4"}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["1200.0", "20.0", "8.0", "4.0"]
+
+
+@pytest.mark.parametrize("text", ["0", "nan", "fast"])
+def test_what_is_no_factor_is_refused(text: str) -> None:
+    """In a sentence, by whatever program asks first."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import migration.deadline"],
+        env={"P4FERRY_SLOW": text}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    sentence = f"P4FERRY_SLOW={text} is no number from 1 to 100: unset it, and it is measured\n"
+    assert (done.returncode, done.stderr) == (1, sentence)
