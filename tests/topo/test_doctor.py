@@ -79,6 +79,22 @@ def test_json_on_standard_output_is_alone(name: str, capsys: pytest.CaptureFixtu
     assert len(json.loads(capsys.readouterr().out)["checks"]) == 4
 
 
+def test_standard_output_on_a_full_disk() -> None:
+    """A sentence, also when Python ends."""
+    script = (
+        "from topo.doctor import report, TestbedError\n"
+        "try: report.print_out('{}')\nexcept TestbedError as ex: raise SystemExit(str(ex))"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "standard output cannot be written: No space left on device\n",
+    )
+
+
 def test_json_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Besides the table."""
     assert doctor(json_file=tmp_path / "d.json", checks=SOME) == 0

@@ -7,6 +7,7 @@ The JSON form: {"version": 1, "machine": {"kernel", "distribution", "architectur
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -59,7 +60,18 @@ def print_table(findings: Mapping[str, Finding]) -> None:
         took = finding.measured["ms"]
         shown = f" ({took:.0f} ms)" if took >= _SHOWN_MS else ""
         table.add_row(name, f"[{colour}]{finding.status.value}[/]", escape(finding.detail) + shown)
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
+    lines, is_seen = io.StringIO(), sys.stdout.isatty()
+    Console(file=lines, force_terminal=is_seen, width=None if is_seen else PIPE_WIDTH).print(table)
+    print_out(lines.getvalue())
+
+
+def print_out(text: str) -> None:
+    """Print it at once; raises TestbedError where that is a file on a full disk, say."""
+    try:
+        print(text, end="", flush=True)
+    except OSError as ex:
+        sys.stdout = None  # or Python tries once more when it ends, and complains
+        raise TestbedError(f"standard output cannot be written: {ex.strerror}") from ex
 
 
 def as_json(findings: Mapping[str, Finding]) -> dict[str, Any]:
@@ -83,7 +95,7 @@ def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
     """Write findings to a file, or print them; raises TestbedError."""
     text = json.dumps(content, indent=2) + "\n"
     if path is None:
-        sys.stdout.write(text)
+        print_out(text)
         return
     try:
         path.write_text(text)
