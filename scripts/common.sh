@@ -13,11 +13,16 @@ proxies() {
     for name in $(compgen -e | grep -i '_proxy$'); do [ -z "${!name}" ] || echo "$name"; done
 }
 
+# need_root WHAT-FOR
+need_root() {
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || die "needs root for: $* (run it as root, or install sudo)"
+}
+
 # sudo drops the names of proxies.
 as_root() {
     local name named=()
     if [ "$(id -u)" = 0 ]; then "$@"; return; fi
-    command -v sudo >/dev/null || die "needs root for: $* (run it as root, or install sudo)"
+    need_root "$*"
     for name in $(proxies); do named+=("$name=${!name}"); done
     sudo env "${named[@]}" "$@"
 }

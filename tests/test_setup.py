@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+ALL_INSTALLED = '#!/bin/bash\nshift 2; for name; do printf "$name=installed "; done\n'
+"""A dpkg-query."""
 
 
 def scratch(folder: Path, apt_get: str) -> tuple[list[str], dict[str, str], Path]:
@@ -250,9 +252,7 @@ def test_an_environment_works_until_there_is_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "python").write_text(PYTHON)
     (tmp_path / "python").chmod(0o755)
     (tmp_path / "bin" / "sha256sum").unlink()
-    (tmp_path / "bin" / "dpkg-query").write_text(
-        '#!/bin/bash\nshift 2; for name; do printf "$name=installed "; done\n'
-    )
+    (tmp_path / "bin" / "dpkg-query").write_text(ALL_INSTALLED)
     lock, offline, killed = (tmp_path / name for name in ("requirements.lock", "offline", "killed"))
     (tmp_path / "pyproject.toml").touch()
 
@@ -370,13 +370,14 @@ def test_signals_reach_the_command(tmp_path: Path, number: signal.Signals) -> No
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="runs the scripts as another user")
 def test_every_proxy_is_named_to_root() -> None:
-    """By both scripts that call sudo, which would drop them; nothing else is."""
-    proxies = {
+    """By both scripts that call sudo, which would drop them; by as-root what is ours, too; nothing else is."""
+    variables = {
         "http_proxy": "http://a b",
         "ALL_PROXY": "socks5://c",
         "all_proxy": "x",
         "no_proxy": "d,e",
         "FTP_PROXY": "f",
+        "P4FERRY_SLOW": "2",
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -391,12 +392,53 @@ def test_every_proxy_is_named_to_root() -> None:
             ["bash", "-euo", "pipefail", "-c", ". scripts/common.sh; as_root true"],
         ):
             done = subprocess.run(
-                command, cwd=folder, env={**proxies, "HOME": "/", "PATH": f"{folder}:{os.environ['PATH']}"},
+                command, cwd=folder, env={**variables, "HOME": "/", "PATH": f"{folder}:{os.environ['PATH']}"},
                 user=65534, capture_output=True, text=True, timeout=30, check=True,
             )  # fmt: skip
             lines = done.stdout.splitlines()
-            assert set(lines) >= {f"{name}={value}" for name, value in proxies.items()}
+            named = {f"{name}={value}" for name, value in variables.items()}
+            assert set(lines) >= {
+                line for line in named if "_proxy" in line.lower() or "as-root" in command[1]
+            }
             assert not any(line.startswith("HOME=") for line in lines) and lines[-1] == "true"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs the script as another user")
+@pytest.mark.parametrize(
+    ("owner", "sentence"),
+    [
+        (65534, "setup: needs root for: trying CRIU (run it as root, or install sudo)"),
+        (0, "setup: FOLDER cannot be written; it belongs to root: run this as that user, or as root"),
+    ],
+)
+def test_others_are_told_first_what_is_missing(owner: int, sentence: str) -> None:
+    """Before anything is fetched."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        command, env, _ = scratch(folder, "exit 0")
+        (folder / "bin" / "dpkg-query").write_text(ALL_INSTALLED)
+        (folder / "requirements.lock").touch()
+        for command_name in (
+            "bash",
+            "readlink",
+            "dirname",
+            "id",
+            "stat",
+            "grep",
+            "find",
+            "cat",
+            "uname",
+            "sed",
+            "mkdir",
+        ):
+            (folder / "bin" / command_name).symlink_to(shutil.which(command_name) or "")
+        os.chown(folder, owner, owner)
+        done = subprocess.run(
+            command, env={**env, "PATH": str(folder / "bin")}, user=65534,
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (1, sentence.replace("FOLDER", name) + "\n")
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
