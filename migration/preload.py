@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ def library() -> Path:
         b"".join(one.read_bytes() for one in SOURCES) + platform.machine().encode()
     ).hexdigest()[:16]
     path = STORE / f"criu-{name}.so"
+    if re.search(r"[\s:$]", str(path)):  # ld.so(8): nothing in LD_PRELOAD can be quoted
+        raise CannotMake(f"{path} cannot be loaded from a path with a space, a colon or a dollar sign")
     if not path.exists():
         try:
             _compile(path)
