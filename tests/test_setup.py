@@ -27,9 +27,9 @@ def scratch(folder: Path, apt_get: str) -> tuple[list[str], dict[str, str], Path
     policy = folder / "policy-rc.d"
     script = folder / "scripts" / "setup"
     script.parent.mkdir()
-    script.write_text((SCRIPTS / "setup").read_text().replace("/usr/sbin/policy-rc.d", str(policy)))
+    script.write_text((SCRIPTS / "setup").read_text().replace("/usr/sbin/policy-rc.d", f"'{policy}'"))
     # Nor has it a Python: to make an environment takes seconds.
-    common = (SCRIPTS / "common.sh").read_text().replace("/usr/bin/python3", str(folder / "python"))
+    common = (SCRIPTS / "common.sh").read_text().replace("/usr/bin/python3", f"'{folder / 'python'}'")
     (script.parent / "common.sh").write_text(common)
     commands = folder / "bin"
     commands.mkdir()
@@ -401,6 +401,58 @@ def test_every_proxy_is_named_to_root() -> None:
                 line for line in named if "_proxy" in line.lower() or "as-root" in command[1]
             }
             assert not any(line.startswith("HOME=") for line in lines) and lines[-1] == "true"
+
+
+@pytest.mark.parametrize(
+    ("path", "pip", "sentence"),
+    [
+        (
+            "with space",
+            "true",
+            "FOLDER has a space, a colon or a dollar sign in its path, so no program could move: ",
+        ),
+        (
+            "full",
+            "echo 'No space left on device'",
+            "no space is left on the disk of FOLDER: the environment .venv needs",
+        ),
+    ],
+)
+def test_a_place_that_is_unfit(tmp_path: Path, path: str, pip: str, sentence: str) -> None:
+    """A sentence says what is wrong with it."""
+    folder = tmp_path / path
+    folder.mkdir()
+    command, env, _ = scratch(folder, "exit 0")
+    (folder / "bin" / "dpkg-query").write_text(ALL_INSTALLED)
+    (folder / "bin" / "sha256sum").unlink()
+    (folder / "python").write_text(f"#!/bin/bash\n{pip}\nexit 1\n")
+    (folder / "python").chmod(0o755)
+    for name in ("pyproject.toml", "requirements.lock"):
+        (folder / name).touch()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("setup: " + sentence.replace("FOLDER", str(folder)))
+
+
+def remove_users(folder: Path) -> list[str]:
+    """Run what distclean does about the accounts of a manifest; return what it would remove."""
+    function = re.findall(r"^remove_users\(\) \{.*?^\}", (SCRIPTS / "distclean").read_text(), re.M | re.S)[0]
+    lines = "root:x:0:0::/root:/bin/sh\nold:x:101:101::/:/bin/false\nused:x:102:102::/:/bin/false\n"
+    (folder / "passwd").write_text(lines + "person:x:1001:1001::/:/bin/sh\n")
+    (folder / "info").mkdir()
+    (folder / "info" / "still.postinst").write_text("adduser --system used\n")
+    (folder / "manifest").write_text("user\told\nuser\tused\nuser\tperson\nuser\tgone\n")
+    script = "\n".join(((SCRIPTS / "common.sh").read_text(), function, f"manifest={folder}/manifest"))
+    script = script.replace("/etc/passwd", f"{folder}/passwd").replace("/var/lib/dpkg/info", f"{folder}/info")
+    script += f"\nas_root() {{ [ $1 != userdel ] || echo $2 >>{folder}/removed; }}\nremove_users"
+    subprocess.run(["bash", "-euo", "pipefail", "-c", script], check=True, timeout=30)
+    return (folder / "removed").read_text().split()
+
+
+def test_accounts_that_are_removed(tmp_path: Path) -> None:
+    """Not a person's, nor one that a package that is still there names."""
+    assert remove_users(tmp_path) == ["old"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="runs the script as another user")
