@@ -13,6 +13,14 @@ proxies() {
     for name in $(compgen -e | grep -i '_proxy$'); do [ -z "${!name}" ] || echo "$name"; done
 }
 
+# What helps when something cannot be fetched.
+offline() {
+    local named
+    named=$(proxies | { grep -vi '^no_proxy$' || true; } | sort | xargs | sed 's/ / and /g')
+    if [ -n "$named" ]; then echo "without a network, or by a proxy that does not work: mend or unset $named"
+    else echo "without a network, or behind a proxy: name it in http_proxy and https_proxy (they are passed through sudo)"; fi
+}
+
 # need_root WHAT-FOR
 need_root() {
     [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || die "needs root for: $* (run it as root, or install sudo)"
