@@ -20,6 +20,7 @@ wanted = $(filter-out 0,$($(1)))
 
 # What recipes share.
 engine := "$${GIVEN_ENGINE:-podman}"
+run := $(if $(strip $(ARGS)),,--demo echo)
 passengers := $(if $(call wanted,REDUCED),1,full)
 vm-test := tests.vm --kernel="$${GIVEN_KERNEL:-all}" --modules="$$GIVEN_MODULES" --root="$$GIVEN_ROOT" \
     --command="$$GIVEN_COMMAND" --steps="$$GIVEN_STEPS" $(if $(call wanted,REDUCED),--reduced)
@@ -54,21 +55,26 @@ setup:           ## packages, .venv, a working CRIU; idempotent (CONTAINERS=1: a
 lock:            ## write requirements.lock: the environment's packages and their hashes (UPGRADE=1: the newest)
 	@UPGRADE="$$GIVEN_UPGRADE" scripts/lock
 
-run: setup       ## the main program: network, controller, demo, Mininet CLI (ARGS="--help")
-	@$(WITH_ARGS) $(AS_ROOT) $(PY) topo/lb.py $(if $(strip $(ARGS)),,--demo echo)
+run:             ## the main program: network, controller, demo, Mininet CLI (ARGS="--help")
+	@$(WITH_ARGS) scripts/setup --for topo.main $(run)
+	@$(WITH_ARGS) $(AS_ROOT) $(PY) topo/lb.py $(run)
 
-demo-process: setup ## a program moves between process hosts, then the CLI (ARGS="--count 4")
+demo-process:    ## a program moves between process hosts, then the CLI (ARGS="--count 4")
+	@$(WITH_ARGS) scripts/setup --for topo.main --demo echo
 	@$(WITH_ARGS) $(AS_ROOT) $(PY) topo/lb.py --demo echo
 
-demo-containers: containers ## the same with containers in hosts that are pods (ENGINE=docker: needs scripts/dockerd)
+demo-containers: ## the same with containers in hosts that are pods (ENGINE=docker: needs scripts/dockerd)
+	@CONTAINERS=1 $(WITH_ARGS) scripts/setup --for topo.main --hosts $(engine) --demo echo
 	@scripts/images --only tcp-echo
 	@$(WITH_ARGS) $(AS_ROOT) $(PY) topo/lb.py --hosts $(engine) --demo echo
 
-demo-pods: containers ## a pod of two containers moves as a whole (ENGINE=docker: needs scripts/dockerd)
+demo-pods:       ## a pod of two containers moves as a whole (ENGINE=docker: needs scripts/dockerd)
+	@CONTAINERS=1 $(WITH_ARGS) scripts/setup --for topo.main --demo pod --hosts $(engine)
 	@scripts/images --only redis --only app
 	@$(WITH_ARGS) $(AS_ROOT) $(PY) topo/pods.py --engine $(engine)
 
-demo-switch-container: containers ## a program moves while the switch runs in a container
+demo-switch-container: ## a program moves while the switch runs in a container
+	@CONTAINERS=1 $(WITH_ARGS) scripts/setup --for topo.main --switch-container $(engine) --demo echo
 	@$(WITH_ARGS) $(AS_ROOT) $(PY) topo/lb.py --switch-container $(engine) --demo echo
 
 containers:
@@ -121,7 +127,7 @@ format: setup    ## let ruff rewrite the sources
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
 doctor:          ## what works on this machine, what to type (ARGS="--json" prints JSON, ARGS="--bundle FILE" for a bug report)
-	@scripts/setup >&2
+	@$(WITH_ARGS) scripts/setup --for topo.main --doctor >&2
 	@$(WITH_ARGS) $(AS_ROOT) $(PY) topo/lb.py --doctor
 
 clean:           ## remove what crashed runs left behind: our hosts, links, programs, checkpoints

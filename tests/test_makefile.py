@@ -108,3 +108,28 @@ def test_every_target_is_known() -> None:
     """Each rule's name is in TARGETS, which says what can be asked for."""
     rules = set(re.findall(r"^([a-z-]+):(?!=)", (CHECKOUT / "Makefile").read_text(), re.M))
     assert rules - {"plan"} == set(TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "sentence"),
+    [
+        ("topo.main", "--demo tennis", "argument --demo: invalid choice: 'tennis'"),
+        ("topo.main", "--demo pod", "--demo pod needs hosts that are pods"),
+        ("tests.vm", "--kernel=/no/such", "vm-test: KERNEL=/no/such is neither one of 6.1, 6.12, all, nor the path"),
+        ("tests.vm", "--steps=echo", "vm-test: STEPS=echo names what is no step; there are provision "),
+        ("tests.vm", "--root=debian13", "vm-test: KERNEL=all: MODULES= and ROOT= are for a kernel"),
+        ("tests.zdtm", "--path=/no/such", "zdtm: there is no folder test/zdtm with tests at /no/such"),
+        ("tests.zdtm", "--path=tests/zdtm/sample --tests=tennis", "zdtm: TESTS=tennis names no test"),
+    ],
+)  # fmt: skip
+def test_arguments_are_refused_before_anything_is_installed(
+    module: str, arguments: str, sentence: str
+) -> None:
+    """By modules that need nothing that set-up installs; --check, and no more, is what it asks them for."""
+    bare = f"import runpy, sys; sys.path.insert(0, '.'); runpy.run_module('{module}', run_name='__main__')"
+    done = subprocess.run(
+        ["/usr/bin/python3", "-I", "-S", "-B", "-c", bare, *arguments.split(), "--check"],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode in (1, 2)
+    assert sentence in done.stderr.splitlines()[-1]

@@ -20,11 +20,9 @@ from topo.containers import engine as engines
 from topo.containers.engine import ENGINES
 from topo.errors import Terminated, TestbedError
 from topo.kinds import HostKind
-from topo.left import is_in_the_middle
-from topo.management import DEFAULT_MODE, DEFAULT_TRANSFER, parse_rate
 from topo.plan import LoadBalancerNetwork, Topology
 from topo.report_file import write_report
-from topo.runs import dead_runs
+from topo.transfers import DEFAULT_MODE, DEFAULT_TRANSFER, parse_rate
 
 if TYPE_CHECKING:
     from topo.testbed import Testbed
@@ -109,6 +107,7 @@ def parser(prog: str = "lb.py") -> argparse.ArgumentParser:
         help="with --doctor: pack all that a bug report needs into FILE",
     )
     add("--clean", action="store_true", help="remove what crashed runs left behind, and leave")
+    add("--check", action="store_true", help="look at the options, and leave")
     return made
 
 
@@ -148,12 +147,15 @@ def port(text: str) -> int:
 def main(arguments: Sequence[str], prog: str = "lb.py") -> int:
     """Do what the command line asks for; returns the exit status."""
     options = _parse(arguments, prog)
-    if options.doctor:
+    if options.doctor and not options.check:
         return _doctor(options, prog)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     try:
-        _check(options)
+        _check_options(options)
+        if options.check:
+            return 0
+        _check_machine(options)
         return _clean() if options.clean else _run(options)
     except TestbedError as ex:
         print(f"{prog}: {ex}", file=sys.stderr)
@@ -194,15 +196,10 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise Terminated
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Refuse what cannot work before anything is built."""
-    if os.geteuid() != 0:
-        raise TestbedError("networks need root: type sudo python3 topo/lb.py")
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse what cannot work anywhere, with what Python itself has: set-up asks before it installs anything."""
     if options.demo == "pod" and HostKind(options.hosts).engine is None:
         raise TestbedError("--demo pod needs hosts that are pods: --hosts docker or --hosts podman")
-    ready.check(HostKind(options.hosts), DEMO_IMAGES.get(options.demo, ()))
-    if options.switch_container:
-        engines.connect(options.switch_container)
     if options.demo in ("redis", "pod") and (options.bulk or options.connections != 1):
         raise TestbedError(
             f"--bulk and --connections are options of --demo echo; --demo {options.demo} has its own load"
@@ -211,6 +208,15 @@ def _check(options: argparse.Namespace) -> None:
         parse_rate(options.management_rate)
     if options.script and not options.script.is_file():
         raise TestbedError(f"--script {options.script}: there is no such file")
+
+
+def _check_machine(options: argparse.Namespace) -> None:
+    """Refuse what cannot work here before anything is built."""
+    if os.geteuid() != 0:
+        raise TestbedError("networks need root: type sudo python3 topo/lb.py")
+    ready.check(HostKind(options.hosts), DEMO_IMAGES.get(options.demo, ()))
+    if options.switch_container:
+        engines.connect(options.switch_container)
     for option in ("trace", "pcap"):
         if (wanted := getattr(options, option)) is not None:
             _make_folder(f"--{option}", wanted)
@@ -246,6 +252,8 @@ def _clean() -> int:
 
 def _testbed(options: argparse.Namespace) -> Testbed:
     """Return a new testbed, or the one that takes a killed run over: on request, or if it was in a migration."""
+    from topo.left import is_in_the_middle
+    from topo.runs import dead_runs
     from topo.testbed import Testbed
 
     interrupted = [run for run in dead_runs() if is_in_the_middle(run)]
@@ -326,3 +334,7 @@ def _demo(bed: Testbed, options: argparse.Namespace) -> bool:
     from topo.demo import echo_demo
 
     return echo_demo(bed, options.count or 2, options.connections, options.bulk)
+
+
+if __name__ == "__main__":  # set-up, with the system's Python; anybody else runs lb.py
+    sys.exit(main(sys.argv[1:]))

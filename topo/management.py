@@ -12,7 +12,6 @@ that they are in.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
@@ -21,16 +20,11 @@ from typing import Any
 from pyroute2 import IPRoute, NetlinkError
 
 from migration.namespaces import in_netns
-from topo.errors import BadNetwork, TestbedError
+from topo.errors import TestbedError
 
-# How a testbed's migrations move memory where nobody says.
-DEFAULT_MODE = "auto"
-DEFAULT_TRANSFER = "network"
 NAMESPACE = "mgmt"  # what the keeper calls the process that holds the bridge's namespace
 BRIDGE = "mgmt0"
 NETWORK = IPv4Interface("172.31.0.0/16")
-_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
-_MIN_RATE = 64_000
 # A bucket holds at least one GSO packet; TBF would cut it up otherwise.
 _MIN_BURST = 128 << 10
 _LATENCY = 0.05
@@ -44,15 +38,6 @@ def address(number: int) -> IPv4Address:
 def interface(host: str) -> str:
     """Return the name of a host's management interface."""
     return f"{host}-mgmt"
-
-
-def parse_rate(text: str) -> int:
-    """Read a bandwidth as tc writes it (100mbit, 1.5gbit) in bits a second; raises BadNetwork."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)bit", text.strip().lower())
-    rate = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if rate < _MIN_RATE:
-        raise BadNetwork(f"{text!r} is not a bandwidth from 64kbit up, such as 100mbit or 1gbit")
-    return rate
 
 
 def build(bridge: int, hosts: Mapping[str, int], numbers: Mapping[str, int], rate: int | None) -> None:

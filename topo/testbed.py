@@ -55,7 +55,6 @@ from topo.errors import BadApp, BadNetwork, CannotRecover, TestbedError
 from topo.kinds import HostKind, parse_kind
 from topo.launching import Launcher, Order, engine_of
 from topo.left import Left, find_left
-from topo.management import DEFAULT_MODE, DEFAULT_TRANSFER, parse_rate
 from topo.mover import Measure, TestbedMover
 from topo.network_api import NetworkAPI
 from topo.places import Places
@@ -67,6 +66,7 @@ from topo.runs import JOURNALS, Run, clean_up
 from topo.services import parse_service
 from topo.state import KEEPER_SOCKET, RunningApp, RunState
 from topo.supervisor import Supervisor
+from topo.transfers import DEFAULT_MODE, DEFAULT_TRANSFER, parse_rate
 from topo.waiting import wait_until
 from topo.wiring import describe, disable_ipv6, root_links, switched, write_switches
 

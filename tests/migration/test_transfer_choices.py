@@ -28,7 +28,7 @@ from migration.transfer.modes import (
 )
 from migration.transfer.precopy import LITTLE, MAX_ROUNDS, is_enough
 from topo.errors import BadNetwork
-from topo.management import parse_rate
+from topo.transfers import parse_rate
 
 KERNELS = st.builds(Kernel, tracks_dirty=st.booleans(), has_userfault=st.booleans())
 SIZES = st.integers(0, 1 << 40)
