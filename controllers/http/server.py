@@ -17,6 +17,37 @@ if TYPE_CHECKING:
     from controllers.controller import Controller
 
 _STARTED_S = scaled(10.0)
+_DATE_S = 1.0  # for which the replies' header Date stays as it is
+_CLOSING_S = 1.0  # in which what was asked is answered
+_PAUSE_S = 0.005
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which ends when it is told to: its own looks ten times a second, and then pauses once more."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ends = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait for the end; once a second a tick."""
+        while not self.ends.is_set():
+            await self.on_tick(0)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.ends.wait(), _DATE_S)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests, answer those that there are, and close their connections."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _CLOSING_S
+        while (self.server_state.connections or self.server_state.tasks) and loop.time() < deadline:
+            await asyncio.sleep(_PAUSE_S)
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
 
 class HttpServer:
@@ -29,9 +60,8 @@ class HttpServer:
             lifespan="off",
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=1,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
         bound = self._socket.getsockname()
         self.url = f"http://{bound[0]}:{bound[1]}"
@@ -43,11 +73,11 @@ class HttpServer:
         while not self._server.started:
             if self._task.done() or asyncio.get_running_loop().time() > deadline:
                 raise ConfigError(f"the HTTP API at {self.url} did not start")
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(_PAUSE_S)
 
     async def stop(self) -> None:
         """Answer what was asked, and close."""
-        self._server.should_exit = True
+        self._server.ends.set()
         if self._task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
