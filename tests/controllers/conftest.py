@@ -62,12 +62,14 @@ def switch_config(program: tuple[Path, Path], address: str) -> SwitchConfig:
     return SwitchConfig(1, "s1", address, program[0], program[1], master=True, rows=tuple(routes))
 
 
-def controller_config(program: tuple[Path, Path], address: str, poll: float = 60.0) -> ControllerConfig:
-    """Return the configuration of a controller with one service."""
+def controller_config(
+    program: tuple[Path, Path], address: str, poll: float = 60.0, http_port: int | None = None
+) -> ControllerConfig:
+    """Return the configuration of a controller with one service; the HTTP API has tests of its own."""
     return ControllerConfig(
         [switch_config(program, address)],
         services=[ServiceConfig("echo", VIP)],
-        http_port=0,
+        http_port=http_port,
         balancer=BalancerOptions(poll=poll),
     )
 

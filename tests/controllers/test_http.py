@@ -39,7 +39,8 @@ def mover() -> Mover:
 def controller(program: tuple[Path, Path], switch: ModelSwitch, mover: Mover) -> Iterator[Controller]:
     """Run a controller with apps."""
     apps = {name: {"host": "h2", "pid": 1} for name in ("echo", "redis", "shy", "cursed")}
-    running = Controller(controller_config(program, switch.address), HOSTS, mover, lambda: apps, AtOnce())
+    config = controller_config(program, switch.address, http_port=0)
+    running = Controller(config, HOSTS, mover, lambda: apps, AtOnce())
     running.start(10)
     yield running
     mover.go.set()
@@ -333,8 +334,7 @@ def test_a_port_in_use(program: tuple[Path, Path], switch: ModelSwitch) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        config = controller_config(program, switch.address)
-        object.__setattr__(config, "http_port", port)
+        config = controller_config(program, switch.address, http_port=port)
         controller = Controller(config)
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
             controller.start(10)
