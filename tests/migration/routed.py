@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import struct
@@ -23,6 +24,7 @@ from controllers.frames import flow_of, is_known
 from migration.model import Host
 from migration.namespaces import in_netns
 from migration.steering import Endpoint, HeldStats, Move, Receivers, Spoken, SteeringError
+from topo.waiting import wait_until
 
 RULES = """
 table ip steering {
@@ -119,11 +121,10 @@ class Queue:
             + attribute(NFQA_CFG_MASK, struct.pack(">I", NFQA_CFG_F_GSO)),
         ):
             self._send(NFQNL_CONFIG, attributes)
-        self._socket.settimeout(0.2)
         self._lock = threading.Lock()
         self._kept: list[Kept] = []
         self.holding = False
-        self._ends = False
+        self._end = os.eventfd(0)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -131,11 +132,13 @@ class Queue:
         self._socket.send(message(kind, attributes, self._number))
 
     def _run(self) -> None:
-        while not self._ends:
+        poller = select.poll()
+        for source in (self._socket, self._end):
+            poller.register(source, select.POLLIN)
+        while self._end not in (ready := dict(poller.poll())):
+            assert self._socket.fileno() in ready
             try:
                 data = self._socket.recv(1 << 16)
-            except TimeoutError:
-                continue
             except OSError:
                 return
             at = 0
@@ -194,9 +197,10 @@ class Queue:
 
     def close(self) -> None:
         """Unbind the queue."""
-        self._ends = True
+        os.eventfd_write(self._end, 1)
         self._thread.join()
         self._socket.close()
+        os.close(self._end)
 
 
 def key(endpoint: Endpoint) -> str:
@@ -426,9 +430,12 @@ def knows(packet: Kept, until: Mapping[tuple[Endpoint, Endpoint], Spoken | None]
     return spoken is None or is_known(frame, spoken)
 
 
-def ip(*arguments: str) -> None:
-    """Run ip(8)."""
-    subprocess.run(["ip", *arguments], check=True, timeout=10)
+def ip(*commands: str, namespace: str = "") -> None:
+    """Let one ip(8) do some commands, in a network namespace or the machine's."""
+    place = ["-n", namespace] if namespace else []
+    subprocess.run(
+        ["ip", *place, "-batch", "-"], input="\n".join(commands), text=True, check=True, timeout=10
+    )
 
 
 @dataclass
@@ -437,6 +444,11 @@ class RoutedNetwork:
 
     hosts: dict[str, Host]
     steering: RouterSteering
+
+
+def is_in(pid: int, namespace: str) -> bool:
+    """Say whether a process is in a network namespace yet."""
+    return Path(f"/proc/{pid}/ns/net").stat().st_ino == Path(f"/run/netns/{namespace}").stat().st_ino
 
 
 def holder(namespace: str) -> int:
@@ -452,37 +464,29 @@ def routed_network(names: str = "ABC") -> Iterator[RoutedNetwork]:
     """Build the network, and take it down again."""
     mark = f"mg{os.getpid() % 10000}"
     router = f"{mark}r"
+    spaces = [router, *(f"{mark}{name}" for name in names)]
     pids: list[int] = []
-    made: list[str] = []
     try:
-        for name in ["r", *names]:
-            ip("netns", "add", f"{mark}{name}")
-            made.append(f"{mark}{name}")
-            ip("-n", f"{mark}{name}", "link", "set", "lo", "up")
-            pids.append(holder(f"{mark}{name}"))
+        ip(*(f"netns add {space}" for space in spaces))
+        pids += map(holder, spaces)
+        assert wait_until(lambda: all(map(is_in, pids, spaces)), 5.0)
+        inner = ["link set lo up"]
+        for number, space in enumerate(spaces[1:], 1):
+            inner += [
+                f"link add name p{number} type veth peer name eth0 netns {space}",
+                f"addr add 10.77.{number}.1/24 dev p{number}",
+                f"link set p{number} up",
+            ]
+        ip(*inner, namespace=router)
         hosts = {}
         for number, (name, pid) in enumerate(zip(names, pids[1:], strict=True), 1):
-            space = f"{mark}{name}"
             ip(
-                "-n",
-                router,
-                "link",
-                "add",
-                "name",
-                f"p{number}",
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "eth0",
-                "netns",
-                space,
+                "link set lo up",
+                f"addr add 10.77.{number}.2/24 dev eth0",
+                "link set eth0 up",
+                f"route add default via 10.77.{number}.1",
+                namespace=f"{mark}{name}",
             )
-            ip("-n", router, "addr", "add", f"10.77.{number}.1/24", "dev", f"p{number}")
-            ip("-n", router, "link", "set", f"p{number}", "up")
-            ip("-n", space, "addr", "add", f"10.77.{number}.2/24", "dev", "eth0")
-            ip("-n", space, "link", "set", "eth0", "up")
-            ip("-n", space, "route", "add", "default", "via", f"10.77.{number}.1")
             hosts[name] = Host(name, pid, IPv4Address(f"10.77.{number}.2"))
         in_netns(pids[0], configure_router)
         steering = RouterSteering(pids[0], {name: host.address for name, host in hosts.items()})
@@ -494,8 +498,8 @@ def routed_network(names: str = "ABC") -> Iterator[RoutedNetwork]:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        for name in made:
-            ip("netns", "del", name)
+        there = {entry.name for entry in Path("/run/netns").iterdir()}
+        ip(*(f"netns del {space}" for space in spaces if space in there))
 
 
 def configure_router() -> None:
