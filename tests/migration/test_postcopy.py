@@ -26,6 +26,7 @@ pytestmark = pytest.mark.net
 
 PROGRAMS = Path(__file__).parent / "programs"
 WAYS = [(mode, via) for mode in (Mode.STOP, Mode.LAZY) for via in Via]
+PAGE = 4096
 RSEQ = 32  # bytes of struct rseq
 REQUEST = 32  # bytes of CRIU's struct page_server_iov
 THREADS = 32_768  # as many as a kernel has by default
@@ -64,11 +65,14 @@ def differences(here: dict[int, bytes], there: dict[int, bytes]) -> list[int]:
     assert {at: len(content) for at, content in here.items()} == {
         at: len(content) for at, content in there.items()
     }
-    found = []
-    for at, content in here.items():
-        if content != there[at]:
-            found += [at + i for i, (a, b) in enumerate(zip(content, there[at], strict=True)) if a != b]
-    return found
+    return [
+        at + page + i
+        for at, content in here.items()
+        for page in range(0, len(content), PAGE)
+        if (one := content[page : page + PAGE]) != (other := there[at][page : page + PAGE])
+        for i, (a, b) in enumerate(zip(one, other, strict=True))
+        if a != b
+    ]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the program knows x86-64's system calls")
