@@ -18,7 +18,7 @@ from containers.images import engines
 from containers.images.engines import Engine
 from topo import paths
 
-from .real import ECHO, build, registry, registry_command
+from .real import ECHO, registry, registry_command
 
 COUNT = "i=0; while true; do i=$((i+1)); echo $i >/root/new; mv /root/new /root/count; sleep 0.05; done"
 pytestmark = [
@@ -66,12 +66,11 @@ class Podman:
             time.sleep(0.1)
 
 
-def test_a_container_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_container_goes_on_where_it_was(images: Path, tmp_path: Path) -> None:
     """Checkpoint, build, push, pull, restore."""
-    build(tmp_path / "images")
     with tempfile.TemporaryDirectory(prefix="p4f-", dir="/tmp") as store:
         podman = Podman(store)
-        assert engines.load(tmp_path / "images", ECHO, Engine.PODMAN, podman.run)
+        assert engines.load(images, ECHO, Engine.PODMAN, podman.run)
         try:
             # fmt: off
             podman.do("run", "--detach", "--name", "counter", "--network", "none", "--ulimit", "nofile=1024:1024",

@@ -33,14 +33,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the smallest image."""
-    target = tmp_path_factory.mktemp("images") / "layout"
-    build(target)
-    return target
-
-
 def test_an_image_is_small_and_runs(images: Path, tmp_path: Path) -> None:
     """Its program starts in nothing but the image, and its shell has its tools."""
     size = sum(path.stat().st_size for path in images.rglob("*") if path.is_file())
