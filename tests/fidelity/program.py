@@ -484,12 +484,18 @@ def look():
         try:
             found[name] = eval(expression, globals())
         except Exception as ex:
-            found[name] = f"failed: {ex!r}"
+            found[name] = f"failed: {why(ex)}"
     for name, one in made.items():
         found[name] = {
             f"{level}.{number}": get(one, level, number, size) for level, number, size, _ in plan["options"]
         }
     return found
+
+
+def why(ex):
+    """Return an exception, and the file that it is about."""
+    file = getattr(ex, "filename", None)
+    return repr(ex) if file is None else f"{ex!r} {file}"
 
 
 while not os.path.exists(sys.argv[1]):
@@ -501,7 +507,7 @@ for _name, (_code, _) in plan["entries"].items():
     try:
         exec(_code, globals())
     except Exception as _ex:
-        failed[_name] = repr(_ex)
+        failed[_name] = why(_ex)
 if plan.get("options"):
     made = sockets()
     for _name, _one in made.items():

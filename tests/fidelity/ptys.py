@@ -17,7 +17,10 @@ EVERY = bytes(range(256)) * 15
 
 
 def pty(name):
-    ptys[name] = os.openpty()
+    try:
+        ptys[name] = os.openpty()
+    except FileNotFoundError as ex:
+        raise FileNotFoundError(ex.errno, ex.strerror, "/dev/ptmx") from ex  # which openpty(3) does not say
     return ptys[name]
 
 
