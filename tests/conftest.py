@@ -1,4 +1,4 @@
-"""What all tests share: how long one may take, and what root's tests leave in another user's checkout."""
+"""What all tests share: how long one may take, which have a target of their own, and what root leaves behind."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from topo import paths
 # How long an example takes says nothing here: speed belongs to bench/, and other work goes on beside the tests.
 hypothesis.settings.register_profile("p4ferry", deadline=None)
 hypothesis.settings.load_profile("p4ferry")
+
+APART = {"fidelity": "P4FERRY_FIDELITY"}
+"""Markers of tests that `make test` leaves to the target of that name, and what the target sets to `full`."""
 
 paths.keep_checkout_removable()
 
@@ -36,8 +39,13 @@ def pytest_unconfigure() -> None:
         subprocess.run([Path(__file__).parents[1] / "scripts" / "as-root", "true"], check=False, timeout=60)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Scale the limits of single tests."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what has a target of its own, and scale the limits of single tests."""
+    apart = [marker for marker, variable in APART.items() if os.environ.get(variable) != "full"]
+    left = {item for item in items if any(map(item.get_closest_marker, apart))}
+    if left:
+        config.hook.pytest_deselected(items=[item for item in items if item in left])
+        items[:] = [item for item in items if item not in left]
     for item in items:
         for mark in item.own_markers:
             if mark.name == "timeout" and mark.args:

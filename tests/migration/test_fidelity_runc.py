@@ -112,7 +112,8 @@ def move_with(scene: ContainerStage, entry: Entry) -> Report:
         end(scene, told)
 
 
-@pytest.mark.parametrize("entry", REFUSED_INSIDE if IS_FULL else (), ids=lambda entry: entry.name)
+@pytest.mark.fidelity
+@pytest.mark.parametrize("entry", REFUSED_INSIDE, ids=lambda entry: entry.name)
 def test_what_would_be_lost_is_refused(scene: ContainerStage, entry: Entry) -> None:
     """It is said by name, and the program was not touched."""
     report = move_with(scene, entry)
@@ -122,7 +123,8 @@ def test_what_would_be_lost_is_refused(scene: ContainerStage, entry: Entry) -> N
     assert report.criu.frozen_ms == 0
 
 
-@pytest.mark.parametrize("entry", WARNED if IS_FULL else (), ids=lambda entry: entry.name)
+@pytest.mark.fidelity
+@pytest.mark.parametrize("entry", WARNED, ids=lambda entry: entry.name)
 def test_what_is_lost_is_warned_of(scene: ContainerStage, entry: Entry) -> None:
     """The report says it by name."""
     report = move_with(scene, entry)

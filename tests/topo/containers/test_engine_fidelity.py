@@ -47,10 +47,7 @@ from tests.topo.containers.test_engine_moves import Faults, stopped_containers
 from topo.runs import clean_up
 from topo.testbed import LoadBalancerNetwork, Testbed
 
-pytestmark = [
-    pytest.mark.net,
-    pytest.mark.skipif(os.environ.get("P4FERRY_FIDELITY") != "full", reason="it is a part of make fidelity"),
-]
+pytestmark = [pytest.mark.net, pytest.mark.fidelity]
 
 LOST = {"docker": DOCKER_LOST, "podman": PODMAN_LOST}
 IMAGE = "p4ferry-test/fidelity"
