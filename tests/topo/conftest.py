@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.topo.machine import leftovers
+from tests.topo.machine import assert_as, leftovers
 from topo.runs import clean_up
-from topo.waiting import wait_until
 
 
 @pytest.fixture
@@ -17,5 +16,4 @@ def leaves_nothing() -> Iterator[None]:
     clean_up()
     before = leftovers()
     yield
-    wait_until(lambda: leftovers() == before, 5.0, 0.1)
-    assert leftovers() == before
+    assert_as(before)

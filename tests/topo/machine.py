@@ -6,11 +6,13 @@ import ctypes
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 
+from migration.slowness import scaled
 from topo import paths
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -34,6 +36,14 @@ def leftovers() -> dict[str, Any]:
         "runs": _names(paths.RUNS),
         "images": _names(paths.IMAGES),
     }
+
+
+def assert_as(before: dict[str, Any]) -> None:
+    """See that the machine is as it was, or is so soon: the kernel takes its time for some of it."""
+    deadline = time.monotonic() + scaled(5.0)
+    while (now := leftovers()) != before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert now == before
 
 
 def _mounts() -> list[str]:

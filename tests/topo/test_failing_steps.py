@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.topo.machine import leftovers
+from tests.topo.machine import assert_as, leftovers
 from topo.measure import TCP_ECHO, Load, MeasuringClient
 from topo.runs import clean_up
 from topo.testbed import LoadBalancerNetwork, Testbed
-from topo.waiting import wait_until
 
 pytestmark = pytest.mark.net
 SERVER = ["/usr/bin/python3", str(TCP_ECHO), "server"]
@@ -58,8 +57,7 @@ def net(failing: Failing) -> Iterator[Testbed]:
     with Testbed(LoadBalancerNetwork(hosts=3), fault=failing) as bed:
         bed.run("echo", "h2", SERVER, service=VIP)
         yield bed
-    wait_until(lambda: leftovers() == before, 5.0, 0.1)
-    assert leftovers() == before
+    assert_as(before)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -85,8 +83,7 @@ def test_a_step_that_fails_leaves_the_program_running_at_its_source(
     wrong = ("lost_bytes", "duplicated_bytes", "corrupt_bytes", "resets", "errors")
     assert not any(result[key] for key in wrong), result
     assert result["replies"] == result["requests"] > 0
-    wait_until(lambda: leftovers() == before, 5.0, 0.1)
-    assert leftovers() == before
+    assert_as(before)
 
 
 def _rows(net: Testbed) -> set[object]:

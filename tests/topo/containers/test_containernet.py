@@ -19,7 +19,7 @@ from topo.runs import MARKER, clean_up
 
 pytestmark = [pytest.mark.net, pytest.mark.usefixtures("leaves_nothing")]
 
-SCRIPT = """
+BUILD = """
 from mininet.cli import CLI
 from mininet.link import TCLink
 from mininet.log import info, setLogLevel
@@ -39,6 +39,8 @@ net.addLink(s1, s2, cls=TCLink, delay="5ms", bw=10)
 net.addLink(s2, d2)
 net.addLink(h1, s1)
 net.start()
+"""
+TALK = """
 print("loss", net.ping([d1, d2, h1]))
 d3 = net.{add}("d3", dimage="{image}")
 net.addLink(d3, s1, params1={{"ip": "10.0.0.254/8"}})
@@ -48,17 +50,22 @@ print("loss", net.ping([d1], manualdestip="10.0.0.254"), net.ping([d3, d4, d2]))
 net.removeLink(node1=d3, node2=s1)
 print("loss", net.ping([d1], manualdestip="10.0.0.254", timeout="1"))
 net.removeDocker("d3")
-{end}
+CLI(net)
+net.stop()
 """
-CLI_AND_STOP = "CLI(net)\nnet.stop()"
+GROW = """
+d3 = net.{add}("d3", dimage="{image}")
+net.addLink(d3, s2)
+print("READY", flush=True)
+"""
+"""What there is when a script ends: as many containers and links, made before the start and after it."""
 
 
-def start(engine: Engine, folder: Path, end: str) -> subprocess.Popen[str]:
-    """Start the script as a user would: with the project's Python, from anywhere."""
+def start(engine: Engine, folder: Path, lines: str) -> subprocess.Popen[str]:
+    """Start a script as a user would: with the project's Python, from anywhere."""
     script = folder / "script.py"
-    script.write_text(
-        SCRIPT.format(add={"docker": "addDocker", "podman": "addPodman"}[engine.name], image=TOOLS, end=end)
-    )
+    add = {"docker": "addDocker", "podman": "addPodman"}[engine.name]
+    script.write_text((BUILD + lines).format(add=add, image=TOOLS))
     environment = {key: value for key, value in os.environ.items() if key != MARKER}
     return subprocess.Popen(
         [sys.executable, str(script)],
@@ -73,7 +80,7 @@ def start(engine: Engine, folder: Path, end: str) -> subprocess.Popen[str]:
 
 def test_a_script_runs_with_its_import_line_changed(engine: Engine, tmp_path: Path) -> None:
     """addDocker, addLink, start, ping, CLI, stop."""
-    process = start(engine, tmp_path, CLI_AND_STOP)
+    process = start(engine, tmp_path, TALK)
     said, _ = process.communicate(
         "d2 hostname\nd2 echo $NAME\nd1 ip -4 addr show d1-eth0\nlinks\nexit\n", timeout=100
     )
@@ -107,10 +114,8 @@ def test_the_readmes_example(_settings: None, tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["exception", "Ctrl-C", "kill -9"])
 def test_nothing_is_left_however_a_script_ends(engine: Engine, tmp_path: Path, how: str) -> None:
     """A script that ends by itself takes its containers along; after kill -9 the next run, or make clean, does."""
-    end = "print('READY', flush=True)\n" + (
-        "raise SystemExit(9)" if how == "exception" else "import time; time.sleep(99)"
-    )
-    process = start(engine, tmp_path, end)
+    end = "raise SystemExit(9)" if how == "exception" else "import time; time.sleep(99)"
+    process = start(engine, tmp_path, GROW + end)
     assert process.stdout is not None
     said = ""
     while "READY" not in said:
