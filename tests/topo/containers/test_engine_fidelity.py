@@ -43,7 +43,7 @@ from tests.fidelity.inside import (
     there_and_back,
 )
 from tests.roots import build_root
-from tests.topo.containers.test_engine_moves import Faults, stopped_containers
+from tests.topo.containers.engine_scene import Faults, stopped_containers
 from topo.runs import clean_up
 from topo.testbed import LoadBalancerNetwork, Testbed
 
