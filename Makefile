@@ -6,7 +6,7 @@ AS_ROOT := scripts/as-root
 WITH_ARGS := scripts/with-args
 PY := .venv/bin/python
 
-TARGETS := fidelity help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup passengers passengers-setup zdtm unit bench images lock lint format doctor clean distclean
+TARGETS := engines fidelity help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup passengers passengers-setup zdtm unit bench images lock lint format doctor clean distclean
 .PHONY: $(TARGETS) plan
 
 # What is given reaches a program as it was typed, $, quotes and all: make takes it as it is, and recipes name $$GIVEN_… in
@@ -80,8 +80,11 @@ demo-switch-container: ## a program moves while the switch runs in a container
 containers:
 	@CONTAINERS=1 scripts/setup
 
-test: setup      ## the whole suite, as root (ARGS="-k name")
+test: setup      ## all tests but those of the targets below, as root (ARGS="-k name")
 	@$(WITH_ARGS) $(AS_ROOT) $(PY) -m pytest
+
+engines: setup   ## hosts, pods and switches in containers of real engines, Docker's and Podman's
+	@$(WITH_ARGS) $(AS_ROOT) $(PY) -m pytest -q -m engines tests/topo/containers
 
 fault-matrix: setup ## every fault at every step of a migration, with a table at the end
 	@$(WITH_ARGS) $(AS_ROOT) env P4FERRY_FAULT_MATRIX=full $(PY) -m pytest -q tests/faults

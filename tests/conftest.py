@@ -16,8 +16,8 @@ from topo import paths
 hypothesis.settings.register_profile("p4ferry", deadline=None)
 hypothesis.settings.load_profile("p4ferry")
 
-APART = {"fidelity": "P4FERRY_FIDELITY"}
-"""Markers of tests that `make test` leaves to the target of that name, and what the target sets to `full`."""
+APART = ("engines", "fidelity")
+"""Markers of tests that `make test` leaves to the target of that name."""
 
 paths.keep_checkout_removable()
 
@@ -41,7 +41,7 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what has a target of its own, and scale the limits of single tests."""
-    apart = [marker for marker, variable in APART.items() if os.environ.get(variable) != "full"]
+    apart = [marker for marker in APART if not _is_wanted(marker, config)]
     left = {item for item in items if any(map(item.get_closest_marker, apart))}
     if left:
         config.hook.pytest_deselected(items=[item for item in items if item in left])
@@ -50,3 +50,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark in item.own_markers:
             if mark.name == "timeout" and mark.args:
                 object.__setattr__(mark, "args", (scaled(float(mark.args[0])), *mark.args[1:]))
+
+
+def _is_wanted(marker: str, config: pytest.Config) -> bool:
+    """Say whether tests with a marker of APART are to run: `-m` names it, or its target has set its variable."""
+    return marker in config.option.markexpr or os.environ.get(f"P4FERRY_{marker.upper()}") == "full"

@@ -43,7 +43,8 @@ def assert_as(before: dict[str, Any]) -> None:
     deadline = time.monotonic() + scaled(5.0)
     while (now := leftovers()) != before and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert now == before
+    changed = {key: (before[key], now[key]) for key in now if now[key] != before[key]}
+    assert not changed, f"before and after: {changed}"
 
 
 def _mounts() -> list[str]:

@@ -65,7 +65,7 @@ STEPS = (
     ),
     _tests("moves", "tests/migration/test_moves.py", 120),
     _tests("recovery", "tests/migration/test_recovery.py", 120),
-    _tests("engines", "tests/topo/containers/test_engine_moves.py -k moves_and_ways_back", 150),
+    _tests("engines", "tests/topo/containers/test_engine_moves.py -m engines -k moves_and_ways_back", 150),
     Step("distribution-criu", _OWN_CRIU, 60),
 )
 

@@ -31,6 +31,14 @@ _START_TIMEOUT = 30.0  # seconds
 _STOP_TIMEOUT = 20.0
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a real engine."""
+    for item in items:
+        if "installed" in getattr(item, "fixturenames", ()):
+            item.add_marker("engines")
+
+
 @pytest.fixture(scope="session")
 def installed() -> None:
     """Let set-up install the engines."""

@@ -51,10 +51,10 @@ def main() -> None:
     connections = [socket.create_connection(target)]
     for number in itertools.count():
         ask(connections, number)
-        if number % 20 == 0:
+        if number % 5 == 0:
             print(number, len(connections), flush=True)
-            if kind == "self" and len(connections) < 12:
-                connections.append(socket.create_connection(target))
+        if number % 20 == 0 and kind == "self" and len(connections) < 12:
+            connections.append(socket.create_connection(target))
         time.sleep(0.01)
 
 
