@@ -83,8 +83,8 @@ containers:
 test: setup      ## all tests but those of the targets below, as root (ARGS="-k name")
 	@$(WITH_ARGS) $(AS_ROOT) $(PY) -m pytest
 
-engines: setup   ## hosts, pods and switches in containers of real engines, Docker's and Podman's
-	@$(WITH_ARGS) $(AS_ROOT) $(PY) -m pytest -q -m engines tests/topo/containers
+engines: containers ## real engines and images: Docker, Podman, hosts, pods and switches in their containers, demos
+	@$(WITH_ARGS) $(AS_ROOT) $(PY) -m pytest -q -m engines tests/containers tests/topo
 
 fault-matrix: setup ## every fault at every step of a migration, with a table at the end
 	@$(WITH_ARGS) $(AS_ROOT) env P4FERRY_FAULT_MATRIX=full $(PY) -m pytest -q tests/faults

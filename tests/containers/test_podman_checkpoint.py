@@ -23,6 +23,7 @@ from .real import ECHO, registry, registry_command
 COUNT = "i=0; while true; do i=$((i+1)); echo $i >/root/new; mv /root/new /root/count; sleep 0.05; done"
 pytestmark = [
     pytest.mark.net,
+    pytest.mark.engines,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(
         shutil.which("podman") is None, reason="podman is not installed (apt-get install podman)"

@@ -29,6 +29,7 @@ from .real import ECHO, build, registry, registry_command
 
 pytestmark = [
     pytest.mark.net,
+    pytest.mark.engines,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 

@@ -180,6 +180,7 @@ def test_the_cli_names_images() -> None:
     assert images.reference_of("localhost/mine:1") == "localhost/mine:1"
 
 
+@pytest.mark.engines
 def test_the_demo_in_containers(tmp_path: Path) -> None:
     """`--hosts runc --demo echo`, from the images of `make images`."""
     need_runc()
