@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ def leftovers() -> dict[str, Any]:
     }
 
 
-def assert_as(before: dict[str, Any]) -> None:
+def assert_as(before: dict[str, Any], look: Callable[[], dict[str, Any]] = leftovers) -> None:
     """See that the machine is as it was, or is so soon: the kernel takes its time for some of it."""
     deadline = time.monotonic() + scaled(5.0)
-    while (now := leftovers()) != before and time.monotonic() < deadline:
+    while (now := look()) != before and time.monotonic() < deadline:
         time.sleep(0.05)
     changed = {key: (before[key], now[key]) for key in now if now[key] != before[key]}
     assert not changed, f"before and after: {changed}"

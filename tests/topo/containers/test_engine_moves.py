@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,8 +33,16 @@ def shared(request: pytest.FixtureRequest, _settings: None) -> Iterator[Scene]:
     clean_up()
     before = leftovers()
     with serving(connect(request.param)) as scene:
+        for host in ("h3", "h2"):  # what the first moves make stays: the load balancer's queues, for example
+            assert scene.net.migrate("echo", host).outcome == "completed"
         yield scene
     assert_as(before)
+
+
+def with_mounts_counted() -> dict[str, Any]:
+    """Describe the machine; what is mounted for a container has another name for each copy."""
+    found = leftovers()
+    return {**found, "mounts": len(found["mounts"])}
 
 
 @pytest.fixture
@@ -42,9 +51,9 @@ def scene(shared: Scene) -> Iterator[Scene]:
     if shared.app.host.name != "h2":
         assert shared.net.migrate("echo", "h2").outcome == "completed"
     shared.connection.ask()
-    before = leftovers()
+    before = with_mounts_counted()
     yield shared
-    assert_as(before)
+    assert_as(before, with_mounts_counted)
     shared.check_place(shared.app.host.name)
 
 
