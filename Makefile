@@ -6,7 +6,7 @@ AS_ROOT := scripts/as-root
 WITH_ARGS := scripts/with-args
 PY := .venv/bin/python
 
-TARGETS := engines fidelity help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup passengers passengers-setup zdtm unit bench images lock lint format doctor clean distclean
+TARGETS := long engines fidelity help setup run demo-process demo-containers demo-pods demo-switch-container containers test fault-matrix vm-test vm-setup passengers passengers-setup zdtm unit bench images lock lint format doctor clean distclean
 .PHONY: $(TARGETS) plan
 
 # What is given reaches a program as it was typed, $, quotes and all: make takes it as it is, and recipes name $$GIVEN_… in
@@ -85,6 +85,9 @@ test: setup      ## all tests but those of the targets below, as root (ARGS="-k 
 
 engines: containers ## real engines and images: Docker, Podman, hosts, pods and switches in their containers, demos
 	@$(WITH_ARGS) $(AS_ROOT) $(PY) -m pytest -q -m engines tests/containers tests/topo
+
+long: setup      ## long runs: a hundred moves leak nothing, streams at full speed, twenty programs at once
+	@$(AS_ROOT) $(PY) -m pytest -q -m long tests/bench tests/topo tests/zdtm $(ARGS)
 
 fault-matrix: setup ## every fault at every step of a migration, with a table at the end
 	@$(WITH_ARGS) $(AS_ROOT) env P4FERRY_FAULT_MATRIX=full $(PY) -m pytest -q tests/faults

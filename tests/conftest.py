@@ -16,7 +16,7 @@ from topo import paths
 hypothesis.settings.register_profile("p4ferry", deadline=None)
 hypothesis.settings.load_profile("p4ferry")
 
-APART = ("engines", "fidelity")
+APART = ("engines", "fidelity", "long")
 """Markers of tests that `make test` leaves to the target of that name."""
 
 paths.keep_checkout_removable()

@@ -14,6 +14,7 @@ from topo import paths
 pytestmark = [pytest.mark.net]
 
 
+@pytest.mark.long
 def test_every_part_gives_its_figures(tmp_path: Path) -> None:
     """One migration of each arm, 20 MB instead of 1 GiB: no acknowledged write is lost, and the table is printed."""
     out = tmp_path / "out.json"

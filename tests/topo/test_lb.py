@@ -64,6 +64,7 @@ def test_a_live_connection_survives_the_move_of_its_server(
         assert migration["client"]["retransmits"] == 0 or migration["client"]["gap_ms"] > 200, migration
 
 
+@pytest.mark.long
 def test_bulk_streams_arrive_whole(tmp_path: Path) -> None:
     """Full speed in both directions through 20 migrations: the hashes of both ends are equal."""
     out = tmp_path / "out.json"

@@ -25,6 +25,7 @@ while True:
 MANY = 20
 
 
+@pytest.mark.long
 def test_twenty_programs_of_one_directory_move_at_once(leaves_nothing: None, tmp_path: Path) -> None:
     """None is in another one's way, neither there nor back: each goes, and keeps its connection."""
     with Testbed(LoadBalancerNetwork(hosts=3), workers=MANY) as net:

@@ -121,6 +121,7 @@ def test_listeners_of_every_kind(net: Testbed, tmp_path: Path, address: str) -> 
         assert_clean(user.stop())
 
 
+@pytest.mark.long
 def test_a_hundred_migrations_leak_nothing(net: Testbed, tmp_path: Path) -> None:
     """One server, eight connections: all completed, nothing left, the controller's memory flat."""
     net.run("echo", "h2", SERVER, service=VIP)

@@ -233,6 +233,7 @@ def copies() -> set[Path]:
     return set(Path("/var/tmp").glob("p4ferry-zdtm-*"))
 
 
+@pytest.mark.long
 @pytest.mark.net
 def test_programs_of_its_kind_are_moved_and_heard(tmp_path: Path) -> None:
     """One of each verdict, by stop and by post-copy; the user's folder stays as it is, and the copy goes."""
