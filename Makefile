@@ -41,7 +41,7 @@ $(or $(MAKECMDGOALS),help): plan
 
 plan:
 	@PLAN=1 PROBE="$$GIVEN_PROBE" \
-	    CONTAINERS="$(if $(filter containers demo-containers demo-pods demo-switch-container,$(MAKECMDGOALS)),1,$$GIVEN_CONTAINERS)" \
+	    CONTAINERS="$(if $(filter containers engines demo-containers demo-pods demo-switch-container,$(MAKECMDGOALS)),1,$$GIVEN_CONTAINERS)" \
 	    VM="$(if $(filter vm-test vm-setup,$(MAKECMDGOALS)),1,$$GIVEN_VM)" \
 	    PASSENGERS="$(if $(filter passengers passengers-setup,$(MAKECMDGOALS)),$(passengers))" scripts/setup
 else
@@ -87,7 +87,7 @@ engines: containers ## real engines and images: Docker, Podman, hosts, pods and 
 	@$(WITH_ARGS) $(AS_ROOT) $(PY) -m pytest -q -m engines tests/containers tests/topo
 
 long: setup      ## long runs: a hundred moves leak nothing, streams at full speed, twenty programs at once
-	@$(AS_ROOT) $(PY) -m pytest -q -m long tests/bench tests/topo tests/zdtm $(ARGS)
+	@$(WITH_ARGS) $(AS_ROOT) $(PY) -m pytest -q -m long tests/bench tests/topo tests/zdtm
 
 fault-matrix: setup ## every fault at every step of a migration, with a table at the end
 	@$(WITH_ARGS) $(AS_ROOT) env P4FERRY_FAULT_MATRIX=full $(PY) -m pytest -q tests/faults
