@@ -77,7 +77,9 @@ def test_args_are_words(checkout: Path) -> None:
 
 def test_a_plan_is_all_that_is_done(checkout: Path) -> None:
     """For every target, with what its set-up would take."""
-    extra = dict.fromkeys(("containers", "demo-containers", "demo-pods", "demo-switch-container"), "1")
+    extra = dict.fromkeys(
+        ("containers", "engines", "demo-containers", "demo-pods", "demo-switch-container"), "1"
+    )
     extra |= {"vm-test": "1", "vm-setup": "1", "passengers": "full", "passengers-setup": "full"}
     for target in TARGETS:
         done = make(checkout, target, "PLAN=1")
