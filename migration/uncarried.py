@@ -114,6 +114,8 @@ class State:
                 reader.read_threads(pid)
             with contextlib.suppress(OSError):
                 reader.read_files(pid)
+            with contextlib.suppress(OSError):
+                reader.read_owner(pid)
         state.warnings += reader.shared_ports()
         return state
 
@@ -261,6 +263,13 @@ class _Reader:
             if found := attributes.read(pid, tid):
                 self._state.threads[tree.inside(tid)] = found
 
+    def read_owner(self, pid: int) -> None:
+        """Look whose a process was that has ended, and that nobody has waited for: CRIU makes it again as root's."""
+        if not tree.is_of_root(pid) and tree.state(pid) == "Z":
+            self._state.warnings.append(
+                f"process {tree.inside(pid)}, which has ended and was not waited for, is root's now (waitid: si_uid)"
+            )
+
     def read_files(self, pid: int) -> None:
         own = tree.inside(pid)
         process = os.pidfd_open(pid)
@@ -274,12 +283,22 @@ class _Reader:
                             self._read_socket(one, owner, pid)
                 elif target == "anon_inode:[eventfd]":
                     self._read_eventfd(file, owner)
+                elif target.endswith(tree.DELETED):
+                    self._read_deleted(pid, owner, target.removesuffix(tree.DELETED))
                 elif target == "anon_inode:inotify":
                     with _descriptor(process, file.fd) as fd:
                         if notifications.unread(fd):
                             self._state.inotifies.append(owner)
         finally:
             os.close(process)
+
+    def _read_deleted(self, pid: int, owner: Owner, name: str) -> None:
+        """Look whether CRIU can call a deleted file by its name while it makes it again."""
+        if name.startswith("/") and os.path.lexists(f"{tree.PROC}/{pid}/root{name}"):
+            self._state.warnings.append(
+                f"descriptor {owner.fd} of process {owner.pid}, a deleted file, has another name in /proc/PID/fd: "
+                f"{name} is another file now"
+            )
 
     def _read_socket(self, one: socket.socket, owner: Owner, pid: int) -> None:
         kind = sockopts.kind_of(one)

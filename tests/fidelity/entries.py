@@ -340,6 +340,17 @@ WARNED = (
         r"has lost a state of packet mode \(TIOCPKT\)",
     ),
     _warned("CPU times, CPU clocks, start times", "", "CPU times, CPU clocks and start times begin anew"),
+    _warned(
+        "the name of a deleted file, where another file has it now",
+        "replaced()",
+        r"descriptor \d+ of process \d+, a deleted file, has another name in /proc/PID/fd",
+    ),
+    _warned(
+        "the user of a child that has ended and was not waited for",
+        "anothers_zombie()",
+        r"process \d+, which has ended and was not waited for, is root's now",
+        "unless it was root",
+    ),
     _warned("mlockall(MCL_FUTURE)", "libc.mlockall(2); area('after')", r"mlockall\(MCL_FUTURE\)"),
     _warned("sealed memory", "seal()", r"has sealed 1 areas of memory \(mseal\)"),
     _warned("NUMA policy", "numa()", r"has a NUMA policy for \d+ areas of memory"),

@@ -101,6 +101,24 @@ def call_in(_, function):
     return _done.get()
 
 
+def replaced():
+    """Have a deleted file whose name another one has."""
+    path = f"{prefix}.replaced"
+    for number in range(2):
+        keep[f"replaced{number}"] = open(path, "w+")
+        if number == 0:
+            os.unlink(path)
+
+
+def anothers_zombie():
+    """Have an ended child that was another user's."""
+    keep["anothers"] = pid = os.fork()
+    if pid == 0:
+        os.setuid(65534)
+        os._exit(3)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
 def zombie():
     keep["zombie"] = pid = os.fork()
     if pid == 0:
