@@ -54,6 +54,7 @@ _POKEDATA = 5
 _GETREGSET, _SETREGSET, _INTERRUPT = 0x4204, 0x4205, 0x4207
 _LISTEN = 0x4208
 _O_TRACEEXIT = 1 << 6
+_O_SUSPEND_SECCOMP = 1 << 21
 _EVENT_EXIT = 6
 _NT_PRSTATUS = 1
 _STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
@@ -274,12 +275,15 @@ def _is_frozen(group: Path) -> bool:
 
 
 def _seize(thread: int) -> bool:
-    try:
-        _ptrace(SEIZE, thread)
-        _ptrace(_INTERRUPT, thread)
-    except OSError:  # it has ended
-        return False
-    return True
+    # Its filter does not know what it executes for us, and would have it killed (Linux 4.3, with CAP_SYS_ADMIN).
+    for options in (_O_SUSPEND_SECCOMP, 0):
+        try:
+            _ptrace(SEIZE, thread, 0, options)
+            _ptrace(_INTERRUPT, thread)
+        except OSError:  # it has ended; or the kernel cannot
+            continue
+        return True
+    return False
 
 
 def _has_stopped(thread: int) -> bool:
