@@ -131,6 +131,7 @@ def test_a_hundred_migrations_leak_nothing(net: Testbed, tmp_path: Path) -> None
             report = net.migrate("echo", "h3" if number % 2 else "h2")
             assert (report.outcome, report.connections.kept) == ("completed", 8), report
             if number in (20, 100):
+                time.sleep(0.5)  # the controller sees to the hosts' routes and ports behind a move
                 seen[number] = _belongings()
         assert_clean(user.stop())
     memory = {number: found.pop("kilobytes") for number, found in seen.items()}
