@@ -14,6 +14,7 @@ BENCHMARKS = {
     "p4runtime": "inserts, deletes and reads over gRPC into the kernel",
     "timeline": "where every millisecond of a migration goes, as a picture",
     "scale": "the pause with many connections, and of programs that move at once",
+    "crowd": "how a move grows with the threads and processes of a program",
     "soak": "many migrations over four programs: nothing breaks, nothing is left",
     "start": "P4 compiler, switch and testbed: how long until they are there",
 }
