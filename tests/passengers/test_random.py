@@ -57,6 +57,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.timeout(300 + 10 * MOVES)
 def test_random_moves(aboard: list[Passenger], folder: Path) -> None:
     """Whatever moves wherever by whatever way, nothing is wrong at any client."""
     with Testbed(LoadBalancerNetwork(hosts=5)) as net, contextlib.ExitStack() as stack:
