@@ -20,6 +20,7 @@ from .steps import VERIFIER, Step, plan
 from .systems import DISTRIBUTIONS, System, choose
 
 _LIMIT_S = 3 * 3600
+_LEAST_MB = 1024
 _RESTARTS = 3
 _SCRATCH = Path("/var/tmp")
 """Where a machine's disks are while it runs: they may be too large for a /tmp in memory."""
@@ -54,6 +55,10 @@ def main() -> int:
 def _check(options: argparse.Namespace) -> int:
     """Refuse bad arguments before anything is installed for them; what only root may read, root will look at."""
     plan(options.reduced, options.command, options.steps)
+    if options.memory < _LEAST_MB:
+        raise VmError(f"--memory {options.memory}: a machine needs {_LEAST_MB} MB at least")
+    if not 0 < options.limit < float("inf"):
+        raise VmError(f"--limit {options.limit:g} is no number of seconds: give more than 0")
     with contextlib.suppress(PermissionError):
         choose(options.kernel, options.modules, options.root)
     return 0

@@ -6,11 +6,13 @@ made from (`_INGREDIENTS`); a checkout's other files are taken along at each sta
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +52,7 @@ ExecStart=/usr/bin/python3 /media/p4ferry/agent.py
 [Install]
 WantedBy=multi-user.target
 """
+_PATIENCE_S = 10.0
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 Say = Callable[[str], None]
 
@@ -84,15 +87,55 @@ def cached(distribution: Distribution, say: Say) -> Path:
         raise VmError(
             f"{CACHE} has {free} MB left, and an image needs {NEEDED_MB}: free some, or set P4FERRY_VM_CACHE"
         )
-    say(f"building the image of {distribution.name} in {CACHE} (some minutes, once)")
-    shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{distribution.name}-", dir=CACHE) as name:
-        partial = Path(name) / "files"
+    with _alone(say), _scratch(distribution) as scratch:
+        if _is_cached(distribution):  # by whoever was waited for
+            return folder
+        say(f"building the image of {distribution.name} in {CACHE} (some minutes, once)")
+        partial = scratch / "files"
         partial.mkdir()
-        _build(distribution, Path(name) / "root", partial, say)
+        _build(distribution, scratch / "root", partial, say)
         (partial / "key").write_text(key)
+        if folder.exists():  # another checkout may go on with it until this one is there
+            folder.rename(scratch / "old")
         partial.rename(folder)
     return folder
+
+
+@contextmanager
+def _alone(say: Say) -> Iterator[None]:
+    """Wait until nobody else builds in the cache."""
+    with (CACHE / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another build in {CACHE}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _scratch(distribution: Distribution) -> Iterator[Path]:
+    """Make a folder in the cache, and remove it, and those of builds that were killed."""
+    for left in CACHE.glob(f"{distribution.name}-*"):
+        _remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=f"{distribution.name}-", dir=CACHE))
+    try:
+        folder.chmod(0o755)
+        (folder / "tmp").mkdir()
+        (folder / "tmp").chmod(0o1777)
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, in which what was killed may write for a moment. Nothing is mounted there: see `_run_apart`."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() > deadline:
+            raise VmError(f"{folder} cannot be removed: see what uses it, and remove it")
+        time.sleep(0.1)
 
 
 def print_plan() -> None:
@@ -131,10 +174,11 @@ def _build(distribution: Distribution, root: Path, files: Path, say: Say) -> Non
     include = ",".join((*_PACKAGES, *distribution.packages))
     # The mirror's Release file may be past its Valid-Until; its signature is checked all the same.
     # fmt: off
-    _run(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={include}",
+    _run_apart(["env", f"TMPDIR={root.parent / 'tmp'}",
+          "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={include}",
           "--keyring=/usr/share/keyrings/debian-archive-keyring.gpg", "--components=main",
           "--aptopt=Acquire::Check-Valid-Until \"false\"", "--aptopt=Acquire::http::Timeout \"30\"",
-          distribution.suite, str(root)], log)
+          distribution.suite, str(root)], log, "--mount-proc")
     # fmt: on
     _configure(distribution, root)
     say(f"{distribution.name}: vagrant/provision.sh")
@@ -237,22 +281,7 @@ umount -l outside
 rmdir outside
 {command}
 """
-        _run(
-            [
-                "unshare",
-                "--mount",
-                "--uts",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-                script,
-            ],
-            log,
-        )
+        _run_apart(["sh", "-c", script], log, "--uts")
 
 
 @contextmanager
@@ -274,6 +303,24 @@ def _borrowed(root: Path) -> Iterator[None]:
             inside.unlink(missing_ok=True)
             if content is not None:
                 inside.write_bytes(content)
+
+
+def _run_apart(command: list[str], log: Path, *namespaces: str) -> None:
+    """Run a command whose mounts nobody else sees, and all of whose processes end with it; raises VmError."""
+    _run(
+        [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--propagation",
+            "private",
+            *namespaces,
+            *command,
+        ],
+        log,
+    )
 
 
 def _run(command: list[str], log: Path | None = None) -> None:
