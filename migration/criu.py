@@ -44,6 +44,8 @@ DRAIN_TIMEOUT = scaled(5.0)
 KILL_TIMEOUT = scaled(1.0)  # in which a worker that has hung up is gone
 SETTLE_TIME = scaled(0.05)  # in which a worker mounts something where it has just made a folder
 PRIVATE = PROJECT / ".p4ferry"
+VARIABLE = "P4FERRY_CRIU"
+"""Names the binary of a CRIU that is to be used instead of set-up's."""
 READABLE, HUNG_UP, SILENT = "readable", "hung up", "silent"
 DUMP_LOG = "dump.log"
 RESTORE_LOG = "restore.log"
@@ -67,9 +69,11 @@ class Criu:
     @staticmethod
     def find(binary: Path | None = None, python: Path | None = None) -> Criu:
         """Take what was named, else $P4FERRY_CRIU, else the private CRIU of this checkout, else PATH's."""
-        chosen = binary or _from_environment() or _private() or _on_path()
+        named = None if binary is not None else from_environment()
+        chosen = binary or named or _private() or _on_path()
+        advice = f"name another one in {VARIABLE}, or unset it" if named else "run `make setup` again"
         if chosen is None:
-            raise CriuMissing("CRIU is not installed: run `make setup`, or name its binary in P4FERRY_CRIU")
+            raise CriuMissing(f"CRIU is not installed: run `make setup`, or name its binary in {VARIABLE}")
         try:
             # A session of its own, as for all children of a migration: Ctrl-C is for whoever asked for it.
             done = subprocess.run(
@@ -80,17 +84,18 @@ class Criu:
                 start_new_session=True,
             )
         except (OSError, subprocess.TimeoutExpired) as ex:
-            raise CriuMissing(f"CRIU at {chosen} cannot be run ({ex}): run `make setup` again") from ex
+            why = ex.strerror if isinstance(ex, OSError) else ex
+            raise CriuMissing(f"CRIU at {chosen} cannot be run ({why}): {advice}") from ex
         if done.returncode != 0 or not done.stdout.startswith("Version: "):
             said = (done.stderr or done.stdout).strip().splitlines()[-1:] or [
                 f"exit status {done.returncode}"
             ]
-            raise CriuMissing(f"CRIU at {chosen} does not work ({said[0]}): run `make setup` again")
+            raise CriuMissing(f"CRIU at {chosen} does not work ({said[0]}): {advice}")
         version = done.stdout.split()[1]  # Version: 4.2.1
         if parse_version(version) < OLDEST:
             raise CriuMissing(
                 f"CRIU {version} at {chosen} is too old, migrations need {'.'.join(map(str, OLDEST))} or newer: "
-                "run `make setup` again"
+                + advice
             )
         messages.check(version, python)
         return Criu(
@@ -102,8 +107,9 @@ class Criu:
         )
 
 
-def _from_environment() -> Path | None:
-    value = os.environ.get("P4FERRY_CRIU")
+def from_environment() -> Path | None:
+    """Return the CRIU that a user has named."""
+    value = os.environ.get(VARIABLE)
     return Path(value) if value else None
 
 

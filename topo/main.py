@@ -146,6 +146,8 @@ def port(text: str) -> int:
 
 def main(arguments: Sequence[str], prog: str = "lb.py") -> int:
     """Do what the command line asks for; returns the exit status."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # lb.py's
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     options = _parse(arguments, prog)
     if options.doctor and not options.check:
         return _doctor(options, prog)
@@ -210,11 +212,24 @@ def _check_options(options: argparse.Namespace) -> None:
         raise TestbedError(f"--script {options.script}: there is no such file")
 
 
+def _check_criu() -> None:
+    """Refuse a CRIU that the user has named and that is none; set-up has tried the other ones."""
+    from migration.criu import Criu, from_environment
+    from migration.errors import CriuMissing
+
+    if from_environment() is not None:
+        try:
+            Criu.find()
+        except CriuMissing as ex:
+            raise TestbedError(str(ex)) from ex
+
+
 def _check_machine(options: argparse.Namespace) -> None:
     """Refuse what cannot work here before anything is built."""
     if os.geteuid() != 0:
         raise TestbedError("networks need root: type sudo python3 topo/lb.py")
     ready.check(HostKind(options.hosts), DEMO_IMAGES.get(options.demo, ()))
+    _check_criu()
     if options.switch_container:
         engines.connect(options.switch_container)
     for option in ("trace", "pcap"):

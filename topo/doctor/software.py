@@ -7,7 +7,7 @@ import platform
 import shutil
 
 from migration import messages
-from migration.criu import Criu
+from migration.criu import VARIABLE, Criu, from_environment
 from migration.errors import CriuMissing
 from topo import criu_probe, paths
 from topo.criu_setup import read_choice
@@ -18,9 +18,22 @@ _CONTAINERS = f"{SETUP} CONTAINERS=1"
 
 def check_criu() -> Finding:
     """Dump and restore a TCP connection with the CRIU that set-up chose, and say which that is and why."""
-    binary = str(paths.criu_binary() or "criu")
+    named = from_environment()
+    if named is not None:
+        try:
+            Criu.find()
+        except CriuMissing as ex:
+            return needed(_fault(ex), f"unset {VARIABLE}")
+    binary = str(named or paths.criu_binary() or "criu")
     verdict = criu_probe.probe(binary)
     measured = {"version": verdict.version, "binary": shutil.which(binary) or ""}
+    if named is not None:
+        told = f"CRIU {verdict.version}, named by {VARIABLE}"
+        if not verdict.works:
+            return needed(
+                f"{told}, on kernel {platform.release()}: {verdict.reason}", f"unset {VARIABLE}", **measured
+            )
+        return fine(f"dumps and restores a TCP connection with {told}", **measured)
     if not verdict.works:
         return needed(
             f"CRIU {verdict.version} on kernel {platform.release()}: {verdict.reason}",
@@ -33,12 +46,17 @@ def check_criu() -> Finding:
     return fine(f"dumps and restores a TCP connection with {choice.describe()}", **measured)
 
 
+def _fault(ex: CriuMissing) -> str:
+    """Return what is wrong with a CRIU, without what to do: a finding has that for itself."""
+    return str(ex).rpartition(": ")[0]
+
+
 def check_pycriu() -> Finding:
     """Ask for CRIU's messages, of a version that fits the CRIU in use."""
     try:
         criu = Criu.find()
     except CriuMissing as ex:
-        return needed(str(ex).removesuffix(": run `make setup`"), SETUP)
+        return needed(_fault(ex), f"unset {VARIABLE}" if from_environment() else SETUP)
     ours = (messages.FOLDER / messages.VERSION).read_text().strip()
     version = ".".join(map(str, criu.version))
     return fine(f"pycriu {ours} has the messages of CRIU {version}", path=str(messages.FOLDER))
