@@ -9,6 +9,7 @@ checkout that is not root's by way of scripts/as-root, so that its owner can rem
 """
 
 import os
+import signal
 import sys
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120 - any python
@@ -37,6 +38,8 @@ def use_environment(script):
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` nothing is there that would have to go
     use_environment(__file__)
     from topo.main import main
 
