@@ -295,6 +295,14 @@ def test_missing_or_broken_criu_is_one_sentence(tmp_path: Path) -> None:
         Criu.find(broken)
 
 
+def test_a_criu_that_was_named_is_its_namers_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set-up again would not help."""
+    monkeypatch.setenv("P4FERRY_CRIU", str(tmp_path / "criu"))
+    said = rf"CRIU at {tmp_path}/criu cannot be run \(No such file or directory\): name another one in P4FERRY_CRIU"
+    with pytest.raises(CriuMissing, match=said):
+        Criu.find()
+
+
 def test_criu_that_breaks_later_costs_nothing(scene: Stage, tmp_path: Path) -> None:
     """A CRIU that vanished or dies at once is told in one sentence, and the program runs on."""
     app = scene.serve()

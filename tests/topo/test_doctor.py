@@ -17,6 +17,7 @@ from topo.doctor.findings import Checks, Finding, Status, fine, needed, optional
 from topo.doctor.kernel import check_modules
 from topo.doctor.machine import describe, version_of
 from topo.doctor.report import as_json, examine
+from topo.doctor.software import check_criu, check_pycriu
 from topo.doctor.toolchain import reason_of
 from topo.errors import TestbedError
 from topo.modules import Kernel
@@ -190,6 +191,19 @@ def test_a_refused_programs_reason_has_no_class(said: str, reason: str) -> None:
 
 
 @pytest.mark.net
+def test_a_criu_that_was_named_is_the_one_that_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the way out is to name another one, or none."""
+    broken = tmp_path / "criu"
+    broken.write_text("#!/bin/sh\necho 'wrong libc' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("P4FERRY_CRIU", str(broken))
+    for finding in (check_criu(), check_pycriu()):
+        assert finding.status is Status.NEEDED
+        assert finding.detail == f"CRIU at {broken} does not work (wrong libc); unset P4FERRY_CRIU"
+
+
 def test_the_doctor_of_this_machine_as_json(tmp_path: Path) -> None:
     """Every check is there, with the machine that it examined, and what it measured."""
     done = _lb("--doctor", "--json")
