@@ -130,12 +130,13 @@ def _scratch(distribution: Distribution) -> Iterator[Path]:
 
 def _remove(folder: Path) -> None:
     """Remove a folder, in which what was killed may write for a moment. Nothing is mounted there: see `_run_apart`."""
+    shutil.rmtree(folder, ignore_errors=True)
     deadline = time.monotonic() + _PATIENCE_S
     while folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
         if time.monotonic() > deadline:
             raise VmError(f"{folder} cannot be removed: see what uses it, and remove it")
         time.sleep(0.1)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def print_plan() -> None:
