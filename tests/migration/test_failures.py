@@ -19,20 +19,9 @@ from migration.model import Host
 from migration.process import ProcessRuntime
 from migration.report import Outcome
 from migration.steering import Move
+from tests.faults.cells import STEPS
 
 pytestmark = pytest.mark.net
-
-STEPS = [
-    "prepare",
-    "hold",
-    "checkpoint",
-    "rewrite",
-    "transfer",
-    "restore",
-    "switch over",
-    "release",
-    "verify",
-]
 
 
 @pytest.fixture

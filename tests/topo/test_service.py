@@ -25,6 +25,7 @@ from controllers.cli import Client
 from dataplane.switch.capture import PcapFile
 from migration.report import Outcome
 from tests.migration.shiviz import Logged, read
+from tests.topo.clients import assert_clean
 from tests.topo.machine import leftovers
 from topo import paths
 from topo.cli import FerryCLI
@@ -89,13 +90,6 @@ def post(http: httpx.Client, app: str, host: str) -> str:
     answer = http.post("/migrations", json={"app": app, "destination": host})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
-
-
-def assert_clean(result: dict[str, Any]) -> None:
-    """Every byte came back, on the connections that the client began with."""
-    wrong = {k: result[k] for k in ("lost_bytes", "duplicated_bytes", "corrupt_bytes", "resets", "errors")}
-    assert not any(wrong.values()), wrong
-    assert result["replies"] == result["requests"] > 0
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.topo.clients import assert_clean
 from tests.topo.machine import leftovers
 from topo import paths
 from topo.errors import BadApp, BadNetwork
@@ -40,14 +41,6 @@ def client(
 ) -> MeasuringClient:
     """Return a measuring client."""
     return MeasuringClient(bed.host(host).pid, target, load or Load(connections=4), tmp_path)
-
-
-def assert_clean(result: dict) -> None:
-    """Every byte came back, on the connections that the client began with."""
-    assert [result[k] for k in ("lost_bytes", "duplicated_bytes", "corrupt_bytes", "resets", "errors")] == [
-        0, 0, 0, 0, [],
-    ], result  # fmt: skip
-    assert result["replies"] == result["requests"] > 0
 
 
 def test_the_readmes_example(tmp_path: Path, leaves_nothing: None) -> None:
