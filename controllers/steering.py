@@ -133,7 +133,7 @@ class SwitchSteering:
         self._left: set[Key] = set()
         """Rows of locations that were left, kept for packets from there which another move's hold still has."""
         self._returning: dict[str, set[Endpoint]] = {}
-        """By move, where programs are about to be restored that have left: nobody else may take these places."""
+        """By moves that another controller began: where programs are about to be restored, and nobody else may be."""
         self._drainer = drainer
         self.left_ports = LeftPorts(hosts, self._arriving)
         self.hairpins = Hairpins(hosts)
@@ -494,9 +494,11 @@ class SwitchSteering:
         active.beyond += beyond
 
     async def _disown(self, move: Move) -> None:
-        self._returning[move.id] = {listener.old for listener in move.listeners}
-        await self.left_ports.make_way(self._returning[move.id])
+        places = {listener.old for listener in move.listeners}
         active = self._moves.get(move.id)
+        if active is None:
+            self._returning[move.id] = places
+        await self.left_ports.make_way(places)
         if active is None or not active.held:
             return
         await self._balancer.link.barrier()
@@ -514,7 +516,6 @@ class SwitchSteering:
             for backend, (old, _) in active.plan.backends.items():
                 self._balancer.relocated(backend, old)
         active.switched = False
-        self._returning.pop(move.id, None)
         await self._out(_FROM_SOURCE, active.beyond)
         active.beyond.clear()
         active.before.clear()
