@@ -265,7 +265,7 @@ class _Reader:
 
     def read_owner(self, pid: int) -> None:
         """Look whose a process was that has ended, and that nobody has waited for: CRIU makes it again as root's."""
-        if not tree.is_of_root(pid) and tree.state(pid) == "Z":
+        if tree.state(pid) == "Z" and not tree.is_of_root(pid):  # few are: one file is read of all others
             self._state.warnings.append(
                 f"process {tree.inside(pid)}, which has ended and was not waited for, is root's now (waitid: si_uid)"
             )
