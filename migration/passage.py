@@ -319,8 +319,8 @@ class ProcessPassage:
             raise self._restorer.failure() from ex
         begun()
         self.carrier.restore_begun()
-        with self.carrier.building(self._dumper) as ends:
-            self._copy = self._restorer.wait_for("post-restore", ends)
+        with self.carrier.building(self._dumper) as watch:
+            self._copy = self._restorer.wait_for("post-restore", watch)
         self._apart.give_back(self._copy, is_alone=len(self._frozen) == 1)
         self._custody.announced.add(self._copy)
         copies = tree.processes(self._copy)

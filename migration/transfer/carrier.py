@@ -168,7 +168,7 @@ class Carrier:
 
     def building(self, dumper: Worker) -> AbstractContextManager[Aside | None]:
         """Return what is to be seen to until the copy is built."""
-        return nullcontext() if self._lazy is None else self._lazy.ends(dumper)
+        return nullcontext() if self._lazy is None else self._lazy.end_watch(dumper)
 
     def restore_begun(self) -> None:
         """The restore has what it waited for: there is time for other things."""

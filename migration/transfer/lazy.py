@@ -165,9 +165,9 @@ class LazyPages:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
 
-    def ends(self, dumper: Worker) -> Ends:
+    def end_watch(self, dumper: Worker) -> EndWatch:
         """Return what is to be seen to while the copy is built: without these two it would wait for its pages."""
-        return Ends({dumper.pid: dumper.failure, self._daemon.pid: self._daemon.failure})
+        return EndWatch({dumper.pid: dumper.failure, self._daemon.pid: self._daemon.failure})
 
     def guard(self) -> None:
         """Once the copy is built: make sure that its missing pages never turn into zeros."""
@@ -315,7 +315,7 @@ class LazyPages:
         self._uffd = -1
 
 
-class Ends:
+class EndWatch:
     """Processes that must not end while something else is waited for; a descriptor that can be polled."""
 
     def __init__(self, failures: Mapping[int, Callable[[], CriuFailed]]) -> None:
@@ -346,7 +346,7 @@ class Ends:
         for process in self._failures:
             os.close(process)
 
-    def __enter__(self) -> Ends:
+    def __enter__(self) -> EndWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
