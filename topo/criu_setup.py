@@ -521,7 +521,7 @@ def why_not_fetched(log: str) -> str:
         "Cannot initiate",
     )
     if any(word in log for word in words):
-        named = " and ".join(sorted(set(_proxies()) - {"no_proxy", "NO_PROXY"}))
+        named = " and ".join(sorted(set(proxies()) - {"no_proxy", "NO_PROXY"}))
         why = f"see that the proxy that {named} names works, or unset it" if named else _NO_PROXY
         return f"Debian's mirror cannot be reached; {why}"
     return errors[0] if errors else (log.strip().splitlines() or ["it said nothing"])[-1]
@@ -533,10 +533,10 @@ def as_root(command: list[str]) -> list[str]:
         return command
     if shutil.which("sudo") is None:
         raise SetupFailed(f"root is needed for: {shlex.join(command)} (run it as root, or install sudo)")
-    return ["sudo", "env", *(f"{name}={value}" for name, value in _proxies().items()), *command]
+    return ["sudo", "env", *(f"{name}={value}" for name, value in proxies().items()), *command]
 
 
-def _proxies() -> dict[str, str]:
+def proxies() -> dict[str, str]:
     """Return what names proxies: http_proxy, ALL_PROXY, no_proxy, …."""
     return {name: value for name, value in os.environ.items() if value and name.lower().endswith("_proxy")}
 

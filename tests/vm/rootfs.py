@@ -12,11 +12,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from topo.criu_setup import proxies
+from topo.waiting import wait_until
 
 from . import initramfs
 from .errors import VmError
@@ -53,7 +55,6 @@ ExecStart=/usr/bin/python3 /media/p4ferry/agent.py
 WantedBy=multi-user.target
 """
 _PATIENCE_S = 10.0
-_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 Say = Callable[[str], None]
 
 
@@ -130,13 +131,14 @@ def _scratch(distribution: Distribution) -> Iterator[Path]:
 
 def _remove(folder: Path) -> None:
     """Remove a folder, in which what was killed may write for a moment. Nothing is mounted there: see `_run_apart`."""
-    shutil.rmtree(folder, ignore_errors=True)
-    deadline = time.monotonic() + _PATIENCE_S
-    while folder.exists():
-        if time.monotonic() > deadline:
-            raise VmError(f"{folder} cannot be removed: see what uses it, and remove it")
-        time.sleep(0.1)
+
+    def is_gone() -> bool:
         shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    # The first time may take longer than there is patience for the others.
+    if not (is_gone() or wait_until(is_gone, _PATIENCE_S, 0.1)):
+        raise VmError(f"{folder} cannot be removed: see what uses it, and remove it")
 
 
 def print_plan() -> None:
@@ -256,7 +258,7 @@ def clone(target: Path) -> None:
 
 def _provision() -> str:
     """Return the shell command that provisions: a doctor would examine the machine that builds."""
-    handed = {name: os.environ[name] for name in _PROXIES if name in os.environ}
+    handed = proxies()
     handed["P4FERRY_DOCTOR"] = "0"
     handed["PIP_CERT"] = "/etc/ssl/certs/ca-certificates.crt"
     words = " ".join(f"{name}='{value}'" for name, value in handed.items())
