@@ -55,7 +55,7 @@ from .helper import Helper
 from .home import LAZY_CONFIG
 from .hugepages import collapse
 from .link import Link, enlarge, uncork
-from .missing import Missing, lazy_ranges, userfaultfds, wake
+from .missing import Missing, lazy_ranges, userfaultfds
 from .pipelimit import large_pipes
 from .relay import GRACE, listen
 from .stalls import Asking, Watch
@@ -65,7 +65,6 @@ GATE_TIMEOUT = scaled(10.0)
 # So long the program may be got ready for a short freeze; what is not done by then stays as it is.
 COLLAPSE_SECONDS = 3.0
 TURN = 0.02  # seconds between two looks at what is going on
-WAKING = 0.005  # seconds for which those that wait in vain for a page are made to ask again, in each turn
 STOPPED = (
     "its last pages came so slowly that it was stopped (SIGSTOP) and continued for them: its parent, a handler of "
     "SIGCONT and system calls that say EINTR then could notice"
@@ -246,12 +245,7 @@ class LazyPages:
                 return
 
     def _watch(self, missing: Missing, copy: int) -> Watch:
-        return Watch(
-            missing,
-            copy,
-            self._link.received,
-            lambda pids: wake(self._daemon.pid, pids, WAKING),
-        )
+        return Watch(missing, copy, self._link.received)
 
     def _ask_for_all(self, copy: int) -> None:
         """Let the program stand still and ask for every page that it has not got, which the daemon cannot refuse."""

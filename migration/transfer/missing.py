@@ -1,37 +1,24 @@
 """Which pages of a post-copy are still missing, and asking for them from outside.
 
-A lazy-pages daemon fetches by two ways: what the program touches, page by page, and meanwhile the rest in large pieces.
-The second can fail forever: the kernel fills no piece that lies in two mappings (ENOENT), and the daemon hears nothing
-of a mapping that was cut in two by mprotect(2) or madvise(2), so it fetches the same piece again and again. But a page
-that is touched it cuts out of the piece; and it makes no difference who touches it: process_vm_readv(2) will do.
-(Reading /proc/PID/mem will not: the kernel does not wait there, and fails.)
-
-It does so only between two attempts at the piece. A fault that it hears of meanwhile it forgets, since the page is on
-its way, and whoever waits does so forever. So those that wait are woken (UFFDIO_WAKE), upon which they ask again,
-until one of them comes at the right time.
+A page that is touched is asked for, whoever touches it: process_vm_readv(2) will do. (Reading /proc/PID/mem will not:
+the kernel does not wait there, and fails.)
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import struct
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import messages, tree
 from ..images import split
-from ..repair import getfd
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PE_LAZY = 1 << 1  # CRIU's pagemap_entry.flags
 _PATTERN = "pagemap-*.img"
-UFFDIO_WAKE = 0x8010AA02  # <linux/userfaultfd.h>
-_UFFDIO_RANGE = struct.Struct("=QQ")
 _IOVEC = struct.Struct("@PN")  # struct iovec
 _libc = ctypes.CDLL(None, use_errno=True)
 _ENTRY = 8  # bytes of /proc/PID/pagemap for a page; the highest byte of each:
@@ -103,13 +90,6 @@ class Missing:
         """Return how many pages of processes are missing; what was unmapped counts."""
         return sum(there.count(0) for pid in pids for _, there in _presence(pid, self._of(pid)))
 
-    def touch_edges(self, pids: Iterable[int]) -> None:
-        """Ask for the pages that lie at the edges of mappings, so that no piece lies in two."""
-        for pid in pids:
-            pieces = list(overlaps(self._of(pid), mappings(pid)))
-            edges = (address for one in pieces for address in (one.start, one.end - PAGE))
-            _touch(pid, _absent(pid, (Range(address, address + PAGE) for address in edges)))
-
     def touch_all(self, pids: Iterable[int]) -> bool:
         """Ask for all missing pages that may be read; return True if none is missing now."""
         pids = list(pids)
@@ -144,26 +124,6 @@ def _absent(pid: int, ranges: Iterable[Range]) -> Iterator[int]:
         while at >= 0:
             yield start + at * PAGE
             at = there.find(0, at + 1)
-
-
-def wake(daemon: int, pids: Iterable[int], seconds: float) -> None:
-    """For some time, let all that wait for a page of processes ask the daemon for it again and again."""
-    areas = [area for pid in pids for area in mappings(pid)]
-    if not areas:
-        return
-    start, end = min(area.start for area in areas), max(area.end for area in areas)
-    everything = _UFFDIO_RANGE.pack(start, end - start)
-    with ExitStack() as stack:
-        uffds = []
-        for file in userfaultfds(daemon):
-            with suppress(OSError):  # closed meanwhile
-                uffds.append(getfd(daemon, file.fd))
-                stack.callback(os.close, uffds[-1])
-        deadline = time.monotonic() + seconds
-        while uffds and time.monotonic() < deadline:
-            for uffd in uffds:
-                with suppress(OSError):  # its process has ended
-                    fcntl.ioctl(uffd, UFFDIO_WAKE, everything)
 
 
 def userfaultfds(pid: int) -> list[tree.OpenFile]:

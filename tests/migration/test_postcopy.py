@@ -18,6 +18,7 @@ from migration import tree
 from migration.model import App
 from migration.report import Outcome
 from migration.transfer.carrier import Carrier
+from migration.transfer.lazy import STOPPED
 from migration.transfer.link import connect, enlarge, pair
 from migration.transfer.missing import userfaultfds
 from migration.transfer.modes import Mode, Via, Wish
@@ -123,10 +124,14 @@ def test_children_that_nobody_reaped_move_along(scene: Stage, via: Via) -> None:
         see_it_right(app)
 
 
-def test_mappings_may_change_while_pages_come(tmp_path: Path) -> None:
-    """Protection, removal, moves and forks do not keep the rest from coming, and what comes is right."""
+@pytest.mark.parametrize("threads", [1, 4])
+def test_mappings_may_change_while_pages_come(tmp_path: Path, threads: int) -> None:
+    """Protection, removal, moves and forks do not keep the rest from coming, and what comes is right.
+
+    Nor is the program stopped for it, of which there would be a warning.
+    """
     with managed(tmp_path, rate=400_000_000) as scene:
-        app = start(scene, "remapping", 30)
+        app = start(scene, "remapping", 30, threads)
         wait_until(
             lambda: last_round(app.log)[0] > 5 if "ok" in app.log.read_text() else False, "some rounds"
         )
@@ -134,6 +139,7 @@ def test_mappings_may_change_while_pages_come(tmp_path: Path) -> None:
             to = scene.hosts["CB"[number % 2]]
             report = scene.migrator().migrate(app, to, wish=Wish(Mode.LAZY, Via.NETWORK))
             assert report.outcome is Outcome.COMPLETED, report.reason
+            assert STOPPED not in report.warnings
             see_it_right(app)
 
 
