@@ -8,7 +8,11 @@ an opportunity to overtake an earlier one.
 
 UDP's datagrams wait in a lane of their own, behind a second plug. Nobody repeats them, and a receiver's buffer takes a
 few hundred: so they may be let go piece by piece, each as large as the receivers have room for, while all else leaves
-at once. The order within a flow is kept, for it is in one lane as a whole.
+as fast as its order allows. The order within a flow is kept, for it is in one lane as a whole.
+
+Any processor may take packets out of a queue: whose sender runs there, for example. It hands them to its own backlog,
+and two processors at once would change their order. So what leaves together is what one takes at once (a slice), and
+nothing more leaves until that has been received.
 
 What waits survives the switch process: the next one finds its interfaces, and goes on with a queue of the same number.
 The numbers live in an array that the program and this module share (`Cells`); Python sees no packet. Not locked: the
@@ -20,7 +24,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -47,8 +51,9 @@ _AGAIN = struct.pack("=I", 0)
 _ALL_GONE_S = 0.1
 _POLL_S = 0.0001
 _STILL_POLLS = 20
-_FEW = 4
-"""Packets that may leave while newer ones pass."""
+_FEW = (RUN, 4)
+"""Packets that may leave while newer ones pass, by lane. One processor takes a run of them at once, as a rule, and a TCP
+receiver puts into order what a newer one has overtaken all the same; nobody does that with datagrams."""
 _ROUNDS = 32
 """Slices of one call, for the switch does nothing else meanwhile; at once, twice what waits comes on top."""
 _ANY_ROOM = 1 << 40
@@ -84,7 +89,7 @@ class _Queue:
     asked: HoldQueue
     key: bytes
     holding: bool = True
-    datagrams: _Way = _Way.CLOSED
+    ways: list[_Way] = field(default_factory=lambda: [_Way.CLOSED] * _LANES)
 
 
 @dataclass(frozen=True)
@@ -186,12 +191,12 @@ class HoldQueues:
         queue = self._known(number)
         if queue.holding:
             return
-        if queue.datagrams is not _Way.OPEN:
+        if queue.ways[_DATAGRAMS] is not _Way.OPEN:
             self.release(number)  # what is closed has nothing in it
         assert self._plugs is not None
         for plug in self._made[number]:
             self._plugs.close(*plug)
-        queue.datagrams = _Way.CLOSED
+        queue.ways = [_Way.CLOSED] * _LANES
         self._set_holding(number, queue, True)
 
     def release(self, number: int, room: int | None = None) -> None:
@@ -204,45 +209,40 @@ class HoldQueues:
         was_holding = queue.holding
         if was_holding:
             self._set_holding(number, queue, False)
-            self._open(number, _STREAMS)
+            self._release_lane(number, queue, _STREAMS, None)
         # An empty lane passes what comes; its plug is opened when there is time, for what was just being put in.
         if not was_holding or not self._lane(number, _DATAGRAMS).is_empty:
-            self._release_datagrams(number, queue, room)
+            self._release_lane(number, queue, _DATAGRAMS, room)
         self._wait_until_empty(number, _STREAMS)
-        if queue.datagrams is _Way.OPEN:
+        if queue.ways[_DATAGRAMS] is _Way.OPEN:
             self._wait_until_empty(number, _DATAGRAMS)
 
-    def _release_datagrams(self, number: int, queue: _Queue, room: int | None) -> None:
-        """Let a slice go after another, and when next to nothing is left, the plug be open.
-
-        Any processor may take packets out of a queue: whose sender runs there, for example. It hands them to its own
-        backlog, and two processors at once would change their order. So a slice is what one takes at once, and nothing
-        more leaves until that has been received.
-        """
+    def _release_lane(self, number: int, queue: _Queue, lane: int, room: int | None) -> None:
+        """Let a slice go after another, and when next to nothing is left, the plug be open."""
         assert self._plugs is not None
-        before = self._lane(number, _DATAGRAMS)
+        before = self._lane(number, lane)
         rounds = _ROUNDS if room is not None else _ROUNDS + 2 * before.in_flight // RUN
         is_stuck = False
-        while queue.datagrams is not _Way.OPEN:
-            lane = self._lane(number, _DATAGRAMS)
-            taken = 2 * (lane.left_bytes - before.left_bytes) + DATAGRAM_OVERHEAD * (lane.left - before.left)
+        while queue.ways[lane] is not _Way.OPEN:
+            now = self._lane(number, lane)
+            taken = 2 * (now.left_bytes - before.left_bytes) + DATAGRAM_OVERHEAD * (now.left - before.left)
             room_left = room - taken if room is not None else _ANY_ROOM
-            has_room = room_left >= _FEW * ETHERNET_DATAGRAM
+            has_room = room_left >= _FEW[lane] * ETHERNET_DATAGRAM
             rounds -= 1
             is_over = room is None and (rounds < 0 or is_stuck)
-            if lane.is_empty or (has_room and lane.in_flight <= _FEW) or is_over:
-                self._open(number, _DATAGRAMS)
-                queue.datagrams = _Way.OPEN
+            if now.is_empty or (has_room and now.in_flight <= _FEW[lane]) or is_over:
+                self._open(number, lane)
+                queue.ways[lane] = _Way.OPEN
                 return
             if rounds < 0 or (taken and not has_room):
                 return
-            some = Slice.within(room_left, min(lane.in_flight, RUN))
-            is_closed = queue.datagrams is _Way.CLOSED
-            self._plugs.open_for(*self._made[number][_DATAGRAMS], some, is_closed)
-            queue.datagrams = _Way.SLICES
-            self._wait_until_still(number, _DATAGRAMS)
+            some = Slice.within(room_left, min(now.in_flight, RUN))
+            is_closed = queue.ways[lane] is _Way.CLOSED
+            self._plugs.open_for(*self._made[number][lane], some, is_closed)
+            queue.ways[lane] = _Way.SLICES
+            self._wait_until_still(number, lane)
             # What is counted and does not come are dummies of a switch that was killed.
-            is_stuck = self._lane(number, _DATAGRAMS).left == lane.left
+            is_stuck = self._lane(number, lane).left == now.left
 
     def _open(self, number: int, lane: int) -> None:
         assert self._plugs is not None
