@@ -56,6 +56,11 @@ class EventBus:
                 queue.get_nowait()
             queue.put_nowait(event)
 
+    @property
+    def readers(self) -> int:
+        """Return how many follow."""
+        return len(self._readers)
+
     def close(self) -> None:
         """End every reader's stream; call it on the loop."""
         self._closed = True

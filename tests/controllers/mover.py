@@ -19,6 +19,8 @@ class Mover:
         self.end = threading.Event()
         self.end.set()
         self.committed = threading.Event()
+        self.asked = threading.Event()
+        """Somebody wishes it to turn back."""
         self.moving: list[str] = []
         self.moved: list[tuple[str, str]] = []
 
@@ -32,6 +34,7 @@ class Mover:
         cancellation: Cancellation,
         wish: Wish,
     ) -> Report:
+        self._listen(cancellation)
         report = Report(migration_id, app, "h2", destination, "process", Outcome.COMPLETED)
         self.moving.append(app)
         try:
@@ -56,3 +59,22 @@ class Mover:
         report.criu = CriuFigures(8.0, 17.0, 3 << 20)
         report.client = {"gap_ms": 21.4}
         return report
+
+    def go_when_asked(self, then: threading.Event, timeout: float = 10) -> None:
+        """Set an event of ours as soon as somebody has asked to turn back."""
+
+        def wait() -> None:
+            if self.asked.wait(timeout):
+                then.set()
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    def _listen(self, cancellation: Cancellation) -> None:
+        request = cancellation.request
+
+        def requested() -> bool:
+            answer = request()
+            self.asked.set()
+            return answer
+
+        cancellation.request = requested  # type: ignore[method-assign]

@@ -372,7 +372,7 @@ def test_the_command_need_not_wait(
     """--no-wait prints the id; `cancel` waits until the migration is back."""
     assert run_cli(controller, "migrate", "echo", "h3", "--no-wait") == 0
     assert capsys.readouterr().out == "m1\n"
-    threading.Timer(0.2, mover.go.set).start()
+    mover.go_when_asked(mover.go)
     assert run_cli(controller, "cancel", "m1") == 0
     assert "m1: echo to h3: rolled_back (cancelled before the step 'restore')" in capsys.readouterr().out
     assert run_cli(controller, "cancel", "m1") == 1
@@ -415,7 +415,12 @@ def test_the_command_follows_events(
     mover.go.set()
     assert run_cli(controller, "migrate", "echo", "h3") == 0
     capsys.readouterr()
-    threading.Timer(0.3, controller.stop).start()
+
+    def stop() -> None:
+        eventually(lambda: controller.events.readers, "following", 20)
+        controller.stop()
+
+    threading.Thread(target=stop, daemon=True).start()
     assert run_cli(controller, "--json", "events", "--after", "1") == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["number"] for event in events] == list(range(2, len(events) + 2))

@@ -152,7 +152,7 @@ def test_the_end_turns_back_what_it_can(committed: bool) -> None:
         mover.end.clear()
         mover.go.set()
         assert mover.committed.wait(5)
-    threading.Timer(0.1, (mover.end if committed else mover.go).set).start()
+    mover.go_when_asked(mover.end if committed else mover.go)
     queue.close(5)
     assert running.state == ("completed" if committed else "rolled_back")
     assert waiting.state == "cancelled"
