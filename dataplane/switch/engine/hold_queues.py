@@ -52,7 +52,7 @@ _ALL_GONE_S = 0.1
 _POLL_S = 0.0001
 _STILL_POLLS = 20
 _FEW = (RUN, 4)
-"""Packets that may leave while newer ones pass, by lane. One processor takes a run of them at once, as a rule, and a TCP
+"""Packets that may leave while newer ones pass, by lane. One processor takes a run at once, as a rule, and a TCP
 receiver puts into order what a newer one has overtaken all the same; nobody does that with datagrams."""
 _ROUNDS = 32
 """Slices of one call, for the switch does nothing else meanwhile; at once, twice what waits comes on top."""
