@@ -62,6 +62,8 @@ class TableEntry:
     match: tuple[Match, ...]
     action: ActionCall
     priority: int = 0
+    idle_timeout_ns: int = 0
+    """After how much silence `idle_rows` has it; 0 for never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,15 @@ class Pipeline(Protocol):
 
     def write_direct_counter(self, table: str, entry: TableEntry, value: CounterValue) -> None:
         """Overwrite the counter of a row; raises EntryNotFound."""
+
+    def last_hit(self, table: str, entry: TableEntry) -> int:
+        """Return when a row was hit last, or written, as time.monotonic_ns() tells it; raises EntryNotFound."""
+
+    def idle_rows(self, most: int) -> Sequence[tuple[str, TableEntry]]:
+        """Return up to `most` rows that have been silent for their idle time-out, each once in a silence."""
+
+    def next_idle(self) -> int | None:
+        """Return the earliest time.monotonic_ns() at which there may be such a row; None if none has a time-out."""
 
     def read_counters(self, name: str) -> Sequence[CounterValue]:
         """Read every cell of an indirect counter."""

@@ -134,6 +134,8 @@ class Table:
     actions: tuple[Action, ...]
     size: int
     with_counters: bool
+    with_timeout: bool
+    """Rows know when they were hit last (support_timeout)."""
     default: Call | None
     default_const: bool
     next_by_action: Mapping[str, str | None]

@@ -40,13 +40,15 @@ class TableWriter:
                 parts.append(self._masks())
             if self.table.with_counters:
                 parts.append(f"COUNTERS({self.name}_counters, {self.table.size});")
+            if self.table.with_timeout:
+                parts.append(f"TIMES({self.name}_hits, {self.table.size});")
         if not self.fixed_default:
             parts.append(f"SINGLE({self.name}_default, struct {self.name}_row);")
         return "\n".join(parts)
 
     def _row_struct(self) -> str:
         actions = [action for action in row_actions(self.table) if action.params]
-        lines = [f"struct {self.name}_row {{", "\tu32 action;", "\tu32 counter;"]
+        lines = [f"struct {self.name}_row {{", "\tu32 action;", "\tu32 cell;"]
         if self.rows.with_priority:
             lines += ["\tu32 priority;", "\tu32 zero;"]
         if actions:
@@ -120,7 +122,9 @@ class TableWriter:
             body += self._lookup() if self.table.keys else [f"struct {self.name}_row *row = NULL;"]
             body += ["u32 hit = 0;", "", "if (row) {", "\thit = HIT;"]
             if self.table.keys and self.table.with_counters:
-                body.append(f"\tcount(p, bpf_map_lookup_elem(&{self.name}_counters, &row->counter));")
+                body.append(f"\tcount(p, bpf_map_lookup_elem(&{self.name}_counters, &row->cell));")
+            if self.table.keys and self.table.with_timeout:
+                body.append(f"\thit_now(bpf_map_lookup_elem(&{self.name}_hits, &row->cell));")
             body += ["} else {", *(f"\t{line}" for line in self._miss()), "}", *self._dispatch()]
         head = f"/* table {self.table.name}, {self.table.position} */"
         signature = f"static __always_inline u32 {self.name}_apply(struct __sk_buff *skb, struct packet *p)"

@@ -7,7 +7,8 @@ All padding is explicit and zero, since the kernel compares keys byte by byte. T
   lpm      {u32 prefix length, exact components, the lpm component left-aligned in network order}
   ternary  {u32 mask number, u32 zero, components}, in 64 bit words so that a mask is applied word by word
 
-A row is {u32 action id, u32 counter index[, u32 priority, u32 zero], action data}.
+A row is {u32 action id, u32 cell[, u32 priority, u32 zero], action data}; its counter and the time of its last hit
+are in the cell of that number.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class RowLayout:
     size: int
     _packers: dict[int, Packer] = field(default_factory=dict, compare=False, repr=False)
 
-    def encode(self, action: Action, params: Sequence[int], counter: int = 0, priority: int = 0) -> bytes:
+    def encode(self, action: Action, params: Sequence[int], cell: int = 0, priority: int = 0) -> bytes:
         """Return a row's bytes; the parameters must fit."""
         packer = self._packers.get(action.id)
         if packer is None:
@@ -161,7 +162,7 @@ class RowLayout:
             extra = (Slot(8, 4, 32, False),) if self.with_priority else ()
             slots, _ = place([param.width for param in action.params], self.data)
             packer = self._packers[action.id] = Packer((*head, *extra, *slots), self.size)
-        return packer.pack([action.id, counter, *([priority] if self.with_priority else ()), *params])
+        return packer.pack([action.id, cell, *([priority] if self.with_priority else ()), *params])
 
 
 def row_layout(table: Table) -> RowLayout:

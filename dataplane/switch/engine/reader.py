@@ -221,8 +221,6 @@ class _Reader:
             refuse(at, f"table {item['name']} has an action profile or selector, which is not supported")
         if item.get("direct_meters"):
             refuse(at, f"table {item['name']} has a direct meter, which is not supported")
-        if item.get("support_timeout"):
-            refuse(at, f"table {item['name']} asks for idle timeouts, which are not supported")
         ids = item.get("action_ids")
         if ids is None:
             by_name = {action.name: action for action in actions.values()}
@@ -237,6 +235,7 @@ class _Reader:
             actions=own,
             size=int(item.get("max_size", 1024)) or 1024,
             with_counters=bool(item.get("with_counters")),
+            with_timeout=bool(item.get("support_timeout")),
             default=_call(default, actions) if default else None,
             default_const=bool(default and default.get("action_const") and default.get("action_entry_const")),
             next_by_action=item["next_tables"],

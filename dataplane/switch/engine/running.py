@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ class EbpfPipeline:
         writer = self.source.writer(table)
         found: dict[str, Map] = {}
         counters: Cells | None = None
+        hits: Cells | None = None
         if table.keys:
             found["rows"] = self._map(writer.name)
         if not writer.fixed_default:
@@ -83,11 +85,13 @@ class EbpfPipeline:
             counters = self._cells[f"table {name}"] = Cells(
                 self._map(f"{writer.name}_counters"), table.size, 2
             )
+        if table.keys and table.with_timeout:
+            hits = self._cells[f"hits {name}"] = Cells(self._map(f"{writer.name}_hits"), table.size, 1)
         if table.kind == "ternary":
             found["masks"] = self._map(f"{writer.name}_masks")
-            return TernaryRows(table, self.source, found, counters)
+            return TernaryRows(table, self.source, found, counters, hits)
         kind = ExactRows if table.kind == "exact" else TableRows
-        return kind(table, self.source, found, counters)
+        return kind(table, self.source, found, counters, hits)
 
     # ---- life
 
@@ -185,6 +189,23 @@ class EbpfPipeline:
     def write_direct_counter(self, table: str, entry: TableEntry, value: CounterValue) -> None:
         """Overwrite the counter of a row; raises EntryNotFound."""
         self._table(table).set_counter(entry, value)
+
+    def last_hit(self, table: str, entry: TableEntry) -> int:
+        """Return when a row was hit last, or written, as time.monotonic_ns() tells it; raises EntryNotFound."""
+        return self._table(table).last_hit(entry)
+
+    def idle_rows(self, most: int) -> Sequence[tuple[str, TableEntry]]:
+        """Return up to `most` rows that have been silent for their idle time-out, each once in a silence."""
+        found: list[tuple[str, TableEntry]] = []
+        now = time.monotonic_ns()
+        for name, rows in self._tables.items():
+            found += [(name, row.entry) for row in rows.idle.due(now, most - len(found))]
+        return found
+
+    def next_idle(self) -> int | None:
+        """Return the earliest time.monotonic_ns() at which there may be such a row; None if none has a time-out."""
+        times = (rows.idle.next() for rows in self._tables.values())
+        return min((at for at in times if at is not None), default=None)
 
     def read_counters(self, name: str) -> Sequence[CounterValue]:
         """Read every cell of an indirect counter."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from dataplane.switch.engine import matches
 from dataplane.switch.engine.bmv2 import Action, Table, hexstr
 from dataplane.switch.engine.cells import Cells, counter_value
+from dataplane.switch.engine.idle import IdleRows
 from dataplane.switch.engine.layout import MAX_MASKS, Slot, key_layout, row_actions, row_layout
 from dataplane.switch.engine.libbpf import Map
 from dataplane.switch.engine.source import Source
@@ -40,23 +42,31 @@ _ZERO = bytes(4)
 
 @dataclass(slots=True)
 class Row:
-    """An entry in the table."""
+    """An entry in the table, and the number of the cell that its counter and its last hit have."""
 
     entry: TableEntry
-    counter: int
+    cell: int
 
 
 class TableRows:
     """The rows of an exact or lpm table, and what every table has: the default action and counters."""
 
-    def __init__(self, table: Table, source: Source, find: Mapping[str, Map], counters: Cells | None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        source: Source,
+        find: Mapping[str, Map],
+        counters: Cells | None,
+        hits: Cells | None = None,
+    ) -> None:
         self.table = table
         self.name = table.name
         self.layout = key_layout(table)
         self.row_layout = row_layout(table)
         self.actions = {action.name: action for action in reversed(row_actions(table))}
         self.rows: dict[RowKey, Row] = {}
-        self.counters = counters
+        self.counters, self.hits = counters, hits
+        self.idle = IdleRows[Row](self._hit)
         self.map = find.get("rows")
         self.default_map = find.get("default")
         self._free: list[int] = []
@@ -73,13 +83,14 @@ class TableRows:
             raise EntryExists(f"{self.name} has an entry with this match{self._priority_text(entry)} already")
         if len(self.rows) >= self.table.size:
             raise TableFull(f"{self.name} is full: its size is {self.table.size}")
-        row = Row(entry, self._take_counter())
+        row = Row(entry, self._take_cell())
         try:
             self._put(key, self._encode(row, action), row)
         except BaseException:
-            self._free.append(row.counter)
+            self._free.append(row.cell)
             raise
         self.rows[key] = row
+        self._watch(row)
 
     def insert_many(self, entries: Sequence[TableEntry]) -> list[PipelineError | None]:
         """Add rows, with one system call if none of them is wrong."""
@@ -96,9 +107,12 @@ class TableRows:
         """Replace a row's action; its counter goes on."""
         key = self._key(entry)
         row = self._row(key, entry)
-        changed = Row(entry, row.counter)
+        changed = Row(entry, row.cell)
         self._put(key, self._encode(changed, self._action(entry.action)), changed)
         self.rows[key] = changed
+        if self.hits is not None:
+            self.hits.write(row.cell, time.monotonic_ns())
+        self._watch(changed)
 
     def delete(self, entry: TableEntry) -> None:
         """Remove a row."""
@@ -106,7 +120,8 @@ class TableRows:
         row = self._row(key, entry)
         self._remove(key)
         del self.rows[key]
-        self._free.append(row.counter)
+        self.idle.forget(row.cell)
+        self._free.append(row.cell)
 
     def set_default(self, call: ActionCall | None) -> None:
         """Set the action of a miss; None is the declared one."""
@@ -132,40 +147,60 @@ class TableRows:
 
     def counter(self, entry: TableEntry) -> CounterValue:
         """Return a row's counter."""
-        return counter_value(self._counters().read(self._row(self._key(entry), entry).counter))
+        return counter_value(self._counters().read(self._row(self._key(entry), entry).cell))
 
     def all_counters(self) -> dict[RowKey, CounterValue]:
         """Return every row's counter, by match and priority as they were inserted."""
         cells = self._counters().read_all()
         return {
-            (row.entry.match, row.entry.priority): counter_value(cells[row.counter])
+            (row.entry.match, row.entry.priority): counter_value(cells[row.cell])
             for row in list(self.rows.values())
         }
 
     def set_counter(self, entry: TableEntry, value: CounterValue) -> None:
         """Overwrite a row's counter."""
         row = self._row(self._key(entry), entry)
-        self._counters().write(row.counter, value.packets, value.bytes)
+        self._counters().write(row.cell, value.packets, value.bytes)
 
     def _counters(self) -> Cells:
         if self.counters is None:
             raise BadEntry(f"{self.name} has no direct counter")
         return self.counters
 
-    def _take_counter(self) -> int:
+    def _take_cell(self) -> int:
         if self._free:
             index = self._free.pop()
         else:
             index, self._used = self._used, self._used + 1
         if self.counters is not None:
             self.counters.write(index, 0, 0)
+        if self.hits is not None:
+            self.hits.write(index, time.monotonic_ns())
         return index
+
+    # ---- idle time-outs
+
+    def last_hit(self, entry: TableEntry) -> int:
+        """Return when a row was hit last, or written."""
+        if self.hits is None:
+            raise BadEntry(f"{self.name} does not support idle timeouts")
+        return self._hit(self._row(self._key(entry), entry))
+
+    def _hit(self, row: Row) -> int:
+        assert self.hits is not None
+        return self.hits.read(row.cell)[0]
+
+    def _watch(self, row: Row) -> None:
+        if self.hits is not None:
+            self.idle.watch(row.cell, row, row.entry.idle_timeout_ns)
 
     # ---- checks
 
     def _key(self, entry: TableEntry) -> RowKey:
         if self.map is None:
             raise BadEntry(f"{self.name} has no key, so it takes no entries")
+        if entry.idle_timeout_ns and self.hits is None:
+            raise BadEntry(f"{self.name} does not support idle timeouts")
         return matches.check(self.table, entry.match), self._priority(entry)
 
     def _priority(self, entry: TableEntry) -> int:
@@ -197,7 +232,7 @@ class TableRows:
         return action
 
     def _encode(self, row: Row, action: Action) -> bytes:
-        return self.row_layout.encode(action, row.entry.action.params, row.counter, self._priority(row.entry))
+        return self.row_layout.encode(action, row.entry.action.params, row.cell, self._priority(row.entry))
 
     # ---- maps
 
@@ -254,8 +289,9 @@ class ExactRows(TableRows):
             raise EntryExists(f"{self.name} has an entry with this match already")
         if len(self.rows) >= self.table.size:
             raise TableFull(f"{self.name} is full: its size is {self.table.size}")
-        row = Row(entry, self._take_counter())
+        row = Row(entry, self._take_cell())
         self.rows[key] = row
+        self._watch(row)
         return _Pending(index, key, matches.exact_key(self.layout, key[0]), self._encode(row, action))
 
     def _put_batch(self, batch: Sequence[_Pending], results: list[PipelineError | None]) -> None:
@@ -271,7 +307,9 @@ class ExactRows(TableRows):
                 self.map.update(row.map_key, row.value)
             except OSError as ex:
                 results[row.index] = self._map_error(ex)
-                self._free.append(self.rows.pop(row.key).counter)
+                cell = self.rows.pop(row.key).cell
+                self.idle.forget(cell)
+                self._free.append(cell)
 
 
 @dataclass(slots=True)
@@ -289,12 +327,19 @@ class TernaryRows(TableRows):
     Several entries can meet in one cell (same masked value under the same mask): the map holds the best of them.
     """
 
-    def __init__(self, table: Table, source: Source, find: Mapping[str, Map], counters: Cells | None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        source: Source,
+        find: Mapping[str, Map],
+        counters: Cells | None,
+        hits: Cells | None = None,
+    ) -> None:
         self._masks: dict[bytes, _Mask] = {}
         self._cells: dict[tuple[bytes, bytes], dict[RowKey, bytes]] = {}
         self.mask_map = find["masks"]
         self._free_numbers = list(range(MAX_MASKS - 1, -1, -1))
-        super().__init__(table, source, find, counters)
+        super().__init__(table, source, find, counters, hits)
 
     def _priority(self, entry: TableEntry) -> int:
         if not 0 <= entry.priority < 1 << 31:

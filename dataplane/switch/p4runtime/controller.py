@@ -60,7 +60,7 @@ class Controller:
                 return
             if isinstance(message, RequestRefused):
                 raise message
-            if not message.HasField("arbitration") and not message.HasField("error"):
+            if message.HasField("packet") or message.HasField("digest"):
                 with self._lock:
                     self._queued_bytes -= message_size(message)
             yield message

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -40,6 +40,10 @@ from dataplane.switch.pipeline import Engine, Pipeline, PipelineError
 log = logging.getLogger(__name__)
 
 # The wording is BMv2's; clients (finsy) recognise it.
+IDLE_ENTRIES = 1024
+"""Entries in one notification."""
+IDLE_SWEEP_S = 0.05
+"""Between two notifications, so that entries that fall silent together are told of together."""
 NO_PIPELINE = "No forwarding pipeline config set for this device"
 
 _SetConfig: TypeAlias = p4r.SetForwardingPipelineConfigRequest
@@ -70,6 +74,8 @@ class Device:
         self._stopping = False
         self._digest_wakeup = threading.Event()
         self._digest_thread: threading.Thread | None = None
+        self._idle_wakeup = threading.Event()
+        self._idle_thread: threading.Thread | None = None
 
     def attach_engine(self, engine: Engine) -> None:
         """Take the engine, which calls back `on_packet_in` and `on_digest`."""
@@ -82,11 +88,13 @@ class Device:
         self._bare.activate()
 
     def close(self) -> None:
-        """End the digest thread and close all pipelines; the engine is the caller's to close."""
+        """End our threads and close all pipelines; the engine is the caller's to close."""
         self._stopping = True
         self._digest_wakeup.set()
-        if self._digest_thread is not None:
-            self._digest_thread.join()
+        self._idle_wakeup.set()
+        for thread in (self._digest_thread, self._idle_thread):
+            if thread is not None:
+                thread.join()
         with self._state_lock:
             for configured in (self._saved, self._committed):
                 if configured is not None:
@@ -119,9 +127,15 @@ class Device:
                     results = forwarding.write_or_roll_back(request.updates)
                 case _:
                     raise invalid(f"atomicity {request.atomicity} is not known")
-        if any(update.entity.HasField("digest_entry") for update in request.updates):
-            self._digest_wakeup.set()
+        self._wake_threads(request.updates)
         return results
+
+    def _wake_threads(self, updates: Sequence[p4r.Update]) -> None:
+        """Let our threads see what was written."""
+        if any(update.entity.HasField("digest_entry") for update in updates):
+            self._digest_wakeup.set()
+        if any(update.entity.table_entry.idle_timeout_ns for update in updates):
+            self._start_idle_thread()
 
     def read(self, request: p4r.ReadRequest) -> tuple[list[Iterator[p4r.Entity]], list[Result]]:
         """Take snapshots of everything that is asked for; one result for each entity of the request."""
@@ -241,6 +255,7 @@ class Device:
             loaded.forwarding.pipeline.activate()
         old, self._committed = self._committed, loaded
         bare, self._bare = self._bare, None
+        self._idle_wakeup.set()
         log.info("pipeline committed")
         for pipeline in (old.forwarding.pipeline if old else None, bare):
             if pipeline is not None:
@@ -320,6 +335,7 @@ class Device:
             if controller is not self.arbitration.primary:
                 raise RequestRefused(Code.PERMISSION_DENIED, "only the primary may write")
             results = self._forwarding().write(updates)
+        self._wake_threads(updates)
         for result in results:
             if result is not None:
                 raise result
@@ -387,6 +403,45 @@ class Device:
             for digest_list in lists:
                 if primary is not None:
                     primary.send_if_room(p4r.StreamMessageResponse(digest=digest_list))
+
+    # ---- idle time-outs
+
+    def _start_idle_thread(self) -> None:
+        """See that entries are told of that fall silent, now that one has a time-out."""
+        with self._state_lock:
+            if self._idle_thread is None and not self._stopping:
+                self._idle_thread = threading.Thread(
+                    target=self._tell_of_idle_entries, name="idle-timeouts", daemon=True
+                )
+                self._idle_thread.start()
+        self._idle_wakeup.set()
+
+    def _tell_of_idle_entries(self) -> None:
+        while not self._stopping:
+            self._idle_wakeup.clear()
+            self._idle_wakeup.wait(self._until_idle())
+            if self._tell_of_some():
+                time.sleep(IDLE_SWEEP_S)
+
+    def _until_idle(self) -> float | None:
+        """Return for how many seconds no entry can have been silent for long enough."""
+        with self._state_lock:
+            at = self._committed.forwarding.pipeline.next_idle() if self._committed is not None else None
+        return None if at is None else max(IDLE_SWEEP_S, (at - time.monotonic_ns()) / 1e9)
+
+    def _tell_of_some(self) -> bool:
+        """Tell the primary of entries that have been silent for their time-out; without one, they are told of later."""
+        primary = self._primary()
+        if primary is None:
+            return True
+        with self._state_lock:
+            if self._committed is None:
+                return False
+            entries = self._committed.forwarding.tables.idle_entries(IDLE_ENTRIES)
+        if entries:
+            notification = p4r.IdleTimeoutNotification(table_entry=entries, timestamp=time.time_ns())
+            primary.send(p4r.StreamMessageResponse(idle_timeout_notification=notification))
+        return bool(entries)
 
 
 def _copy(p4info: p4i.P4Info) -> p4i.P4Info:

@@ -6,6 +6,7 @@ made while the caller iterates, so that reading a hundred thousand rows keeps no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ class _Selection:
     rows: list[Row]
     is_default: bool = False
     counters: Mapping[Key, CounterValue] | None = None
+    silences: Mapping[Key, int] | None = None
+    """For how many nanoseconds each was not hit, if the request asks for that."""
 
 
 def read_entries(tables: Tables, request: p4r.TableEntry) -> Iterator[p4r.Entity]:
@@ -46,8 +49,6 @@ def _select_all(tables: Tables, request: p4r.TableEntry) -> Iterator[_Selection]
         wanted: Iterable[TableInfo] = tables.schema.tables.values()
     else:
         wanted = [tables.table(request.table_id)]
-    if request.HasField("time_since_last_hit"):
-        raise invalid("idle timeouts are not offered")
     if request.HasField("meter_config") or request.HasField("meter_counter_data"):
         raise unimplemented("direct meters are not offered")
     for table in wanted:
@@ -58,7 +59,7 @@ def _select_all(tables: Tables, request: p4r.TableEntry) -> Iterator[_Selection]
         else:
             rows = _rows(tables, table, request)
             counters = _counters(tables, table, rows) if request.HasField("counter_data") else None
-            yield _Selection(table, rows, counters=counters)
+            yield _Selection(table, rows, counters=counters, silences=_silences(tables, table, rows, request))
 
 
 def _rows(tables: Tables, table: TableInfo, request: p4r.TableEntry) -> list[Row]:
@@ -98,6 +99,22 @@ def _counters(tables: Tables, table: TableInfo, rows: list[Row]) -> Mapping[Key,
         return {row.key: tables.pipeline.read_direct_counter(table.name, row.entry) for row in rows}
 
 
+def _silences(
+    tables: Tables, table: TableInfo, rows: list[Row], request: p4r.TableEntry
+) -> Mapping[Key, int] | None:
+    """Read for how long rows were not hit; raises RequestRefused where a single table cannot tell."""
+    if not request.HasField("time_since_last_hit"):
+        return None
+    if not table.idle_timeout:
+        if request.table_id:
+            raise invalid(f"table {table.name} does not support idle timeouts")
+        return None
+    with refusals():
+        hits = {row.key: tables.pipeline.last_hit(table.name, row.entry) for row in rows}
+    now = time.monotonic_ns()
+    return {key: max(0, now - hit) for key, hit in hits.items()}
+
+
 def _entry(tables: Tables, selection: _Selection, row: Row) -> p4r.TableEntry:
     table = selection.table
     message = p4r.TableEntry(
@@ -109,7 +126,10 @@ def _entry(tables: Tables, selection: _Selection, row: Row) -> p4r.TableEntry:
         metadata=row.metadata,
         controller_metadata=row.controller_metadata,
         is_const=row.is_const,
+        idle_timeout_ns=row.entry.idle_timeout_ns,
     )
+    if selection.silences is not None:
+        message.time_since_last_hit.elapsed_ns = selection.silences[row.key]
     if selection.counters is not None and table.direct_counter is not None:
         value = selection.counters.get(row.key, CounterValue())
         message.counter_data.CopyFrom(direct_counter_data(tables, table, value))

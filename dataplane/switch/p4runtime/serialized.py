@@ -75,6 +75,21 @@ class SerializedPipeline:
         with self._lock:
             self._pipeline.write_direct_counter(table, entry, value)
 
+    def last_hit(self, table: str, entry: TableEntry) -> int:
+        """Return when a row was hit last, or written."""
+        with self._lock:
+            return self._pipeline.last_hit(table, entry)
+
+    def idle_rows(self, most: int) -> Sequence[tuple[str, TableEntry]]:
+        """Return some rows that have been silent for their idle time-out."""
+        with self._lock:
+            return self._pipeline.idle_rows(most)
+
+    def next_idle(self) -> int | None:
+        """Return when there may be such a row."""
+        with self._lock:
+            return self._pipeline.next_idle()
+
     def read_counters(self, name: str) -> Sequence[CounterValue]:
         """Read every cell of an indirect counter."""
         with self._lock:

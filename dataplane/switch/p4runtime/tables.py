@@ -22,7 +22,7 @@ from dataplane.switch.p4runtime.errors import (
     refusals,
     unimplemented,
 )
-from dataplane.switch.p4runtime.matches import decode_action, decode_key
+from dataplane.switch.p4runtime.matches import decode_action, decode_key, encode_key
 from dataplane.switch.p4runtime.schema import Schema, TableInfo
 from dataplane.switch.pipeline import (
     ActionCall,
@@ -95,6 +95,7 @@ class Tables:
         self.pipeline = pipeline
         self.rows: dict[int, dict[Key, Row]] = {table_id: {} for table_id in schema.tables}
         self.defaults: dict[int, Row] = {}
+        self._by_name = {table.name: table for table in schema.tables.values()}
         declared = pipeline.const_entries()
         for table in schema.tables.values():
             for entry in declared.get(table.name, ()):
@@ -147,7 +148,7 @@ class Tables:
             action = self._existing(table, (match, priority)).entry.action
         else:
             raise invalid(f"table {table.name}: an INSERT needs an action")
-        entry = TableEntry(match, action, priority)
+        entry = TableEntry(match, action, priority, message.idle_timeout_ns)
         row = Row(entry, message.metadata, message.controller_metadata, table.is_const)
         return Plan(table, Update(operation, table.name, entry), row, counter)
 
@@ -221,10 +222,14 @@ class Tables:
 
     def _check_extras(self, table: TableInfo, message: p4r.TableEntry) -> CounterValue | None:
         """Refuse what a table does not have; return the counter value if one is given."""
-        if message.idle_timeout_ns or message.HasField("time_since_last_hit"):
-            if table.idle_timeout:
-                raise unimplemented(f"table {table.name}: idle timeouts are not offered")
+        if message.HasField("time_since_last_hit"):
+            raise invalid(f"table {table.name}: time_since_last_hit is for reads only")
+        if message.idle_timeout_ns and not table.idle_timeout:
             raise invalid(f"table {table.name} does not support idle timeouts")
+        if message.idle_timeout_ns < 0:
+            raise invalid(f"table {table.name}: an idle timeout cannot be negative")
+        if message.idle_timeout_ns and message.is_default_action:
+            raise invalid(f"table {table.name}: the default entry has no idle timeout")
         if message.HasField("meter_config") or message.HasField("meter_counter_data"):
             raise unimplemented(f"table {table.name}: direct meters are not offered")
         if not message.HasField("counter_data"):
@@ -239,6 +244,26 @@ class Tables:
                 Code.PERMISSION_DENIED,
                 f"table {table.name}: action {table.actions[action_id].name} is not for {what}",
             )
+
+    # ---- idle time-outs
+
+    def idle_entries(self, most: int) -> list[p4r.TableEntry]:
+        """Return up to `most` entries that have been silent for their time-out, as a notification tells of them."""
+        found = []
+        for name, entry in self.pipeline.idle_rows(most):
+            table = self._by_name[name]
+            row = self.rows[table.id].get((entry.match, entry.priority))
+            if row is not None:
+                message = p4r.TableEntry(
+                    table_id=table.id,
+                    match=encode_key(table, entry.match),
+                    priority=entry.priority,
+                    metadata=row.metadata,
+                    controller_metadata=row.controller_metadata,
+                    idle_timeout_ns=entry.idle_timeout_ns,
+                )
+                found.append(message)
+        return found
 
     # ---- direct counters
 

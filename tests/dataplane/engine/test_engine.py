@@ -332,7 +332,6 @@ REFUSED: list[tuple[str, Callable[[], Builder], str]] = [
     ("loop", looping, "part of a loop"),
     ("checksum", summed_header_added, r"test.p4:90:8: a checksum over header tcp"),
     ("profile", lambda: table_with(type="indirect"), r"test.p4:11:8: table t has an action profile"),
-    ("idle", lambda: table_with(support_timeout=True), "idle timeouts"),
     ("direct meter", lambda: table_with(direct_meters="m"), "direct meter"),
     ("hash", lambda: with_action(_hash_with("random")), "hash algorithm random"),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ A test makes packets and digests happen through the engine's callbacks.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -99,6 +100,16 @@ class ModelPipeline:
     def write_direct_counter(self, table: str, entry: TableEntry, value: CounterValue) -> None:
         self.read_direct_counter(table, entry)
         self.direct[table][entry.match, entry.priority] = value
+
+    def last_hit(self, table: str, entry: TableEntry) -> int:
+        self.read_direct_counter(table, entry)
+        return time.monotonic_ns()
+
+    def idle_rows(self, most: int) -> Sequence[tuple[str, TableEntry]]:
+        return []
+
+    def next_idle(self) -> int | None:
+        return None
 
     def read_counters(self, name: str) -> Sequence[CounterValue]:
         return self.counters[name]

@@ -56,6 +56,7 @@ struct counter {
 
 #define COUNTERS(name, N) CELLS(name, struct counter, N)
 #define REGISTERS(name, N) CELLS(name, u64, N)
+#define TIMES(name, N) CELLS(name, u64, N)
 
 /* ---- what a table's apply function returns: the action's id, and whether a row matched */
 
