@@ -67,7 +67,9 @@ _RAX, _RIP, _ORIG_RAX = 10, 16, 15
 _ARGUMENTS = (14, 13, 12)  # rdi, rsi, rdx
 _REGISTERS = struct.Struct("=27Q")
 _CODE = bytes.fromhex("0f05cc")
-_CLOSE, _MUNMAP = 3, 11
+_SYSCALL = _CODE[:2]
+_CLOSE, _MUNMAP, _RESTART_SYSCALL = 3, 11, 219
+_RESTART_BLOCK = 516  # ERESTART_RESTARTBLOCK of the kernel's own errno.h
 
 
 class Guard:
@@ -378,7 +380,28 @@ def _let_go(thread: int) -> None:
         while _has_trap(thread):
             _ptrace(CONT, thread)
             os.waitpid(thread, WALL)
+        _make_call_anew(thread)
         _ptrace(DETACH, thread)
+
+
+def _make_call_anew(thread: int) -> None:
+    """Do without restart_syscall(2), by which the kernel lets a thread with a filter go on: see undolog.c."""
+    if platform.machine() != "x86_64" or not _has_filter(thread):
+        return
+    registers = list(_REGISTERS.unpack(_get_registers(thread)))
+    is_at_call = not registers[_ORIG_RAX] >> 63
+    if is_at_call and registers[_RAX] == (1 << 64) - _RESTART_BLOCK:
+        registers[_RIP] -= len(_SYSCALL)
+    elif not (is_at_call and registers[_RAX] == _RESTART_SYSCALL != registers[_ORIG_RAX]):
+        return  # the latter: the kernel has begun with it
+    if peek(thread, registers[_RIP]).to_bytes(8, "little").startswith(_SYSCALL):
+        registers[_RAX], registers[_ORIG_RAX] = registers[_ORIG_RAX], (1 << 64) - 1
+        _set_registers(thread, _REGISTERS.pack(*registers))
+
+
+def _has_filter(thread: int) -> bool:
+    status = tree.read_or_empty(tree.PROC / str(thread) / "status").splitlines()
+    return any(line.split() == ["Seccomp:", "2"] for line in status)
 
 
 def _has_trap(thread: int) -> bool:

@@ -3,6 +3,9 @@
 //
 // CRIU lets the threads execute code of its own: it sets their registers and signal masks, and writes a few words of code into
 // them. Before the first of each of these changes to a thread, what was there is noted; it holds until CRIU detaches the thread.
+//
+// A thread that goes on after a stop, and was in poll(2), nanosleep(2) or futex(2) with a time-out, goes on by restart_syscall(2).
+// Few seccomp filters know of that: sshd's kills whoever logs in. Such a thread makes its call anew instead.
 #include <asm/unistd.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -24,6 +27,11 @@
 #define SEIZE 0x4206
 #define GETSIGMASK 0x420a
 #define SETSIGMASK 0x420b
+#define PEEKSIGINFO 0x4209
+#define SECCOMP_GET_METADATA 0x420d
+#define SHARED 1
+#define RESTART_BLOCK 516 // ERESTART_RESTARTBLOCK of the kernel's own errno.h
+#define SYSCALL_CODE 0x050f
 #define NT_PRSTATUS 1
 #define PROT_READ_WRITE 3
 #define MAP_SHARED 1
@@ -231,6 +239,66 @@ static void tell_of_breakpoint(long tid, struct info *info)
 	info->code = SI_KERNEL;
 }
 
+#ifdef __x86_64__
+static int has_filter(long tid)
+{
+	uint64_t metadata[2] = {0, 0}; // struct seccomp_metadata
+
+	return next(SECCOMP_GET_METADATA, tid, (void *)sizeof(metadata), metadata) > 0;
+}
+
+// A signal that has a handler lets such a call return EINTR.
+static int has_signal(long tid)
+{
+	struct {
+		struct info info;
+		unsigned char rest[128 - sizeof(struct info)];
+	} signal; // siginfo_t
+	uint64_t mask;
+
+	if (next(GETSIGMASK, tid, (void *)sizeof(mask), &mask) != 0)
+		return 1;
+	for (uint32_t flags = 0; flags <= SHARED; flags++) {
+		struct {
+			uint64_t offset;
+			uint32_t flags;
+			int32_t number;
+		} wanted = {0, flags, 1}; // struct ptrace_peeksiginfo_args
+
+		for (; next(PEEKSIGINFO, tid, &wanted, &signal) == 1; wanted.offset++)
+			if ((mask >> (signal.info.signal - 1) & 1) == 0)
+				return 1;
+	}
+	return 0;
+}
+
+static void make_call_anew(long tid)
+{
+	struct {
+		uint64_t before[10], result, arguments[4], call, place, after[10];
+	} registers; // struct user_regs_struct
+	struct part part = {&registers, sizeof(registers)};
+
+	if (next(GETREGSET, tid, (void *)NT_PRSTATUS, &part) != 0 || part.size != sizeof(registers))
+		return;
+	if ((int64_t)registers.result != -RESTART_BLOCK || (int64_t)registers.call < 0)
+		return;
+	if (((uint64_t)next(PEEKDATA, tid, (void *)(registers.place - 2), NULL) & 0xffff) != SYSCALL_CODE)
+		return;
+	if (!has_filter(tid) || has_signal(tid))
+		return;
+	registers.result = registers.call;
+	registers.call = (uint64_t)-1;
+	registers.place -= 2;
+	next(SETREGSET, tid, (void *)NT_PRSTATUS, &part);
+}
+#else
+static void make_call_anew(long tid)
+{
+	(void)tid;
+}
+#endif
+
 long ptrace(long request, ...)
 {
 	va_list rest;
@@ -244,6 +312,8 @@ long ptrace(long request, ...)
 	va_end(rest);
 	request = (int)request;
 	tid = (int)tid;
+	if (request == DETACH)
+		make_call_anew(tid);
 	if (undo == NULL)
 		return next(request, tid, address, data);
 	if (request == SETREGSET || request == SETREGS)

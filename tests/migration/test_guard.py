@@ -8,13 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from moving import PYTHON, Stage, stage, wait_until
 from transferring import helpers
 
-from migration import tree
+from migration import descriptors, tree
 from migration.passage import ProcessPassage
 from migration.report import Outcome
 from migration.transfer.modes import Mode, Wish
@@ -69,3 +70,23 @@ def test_a_seccomp_filter_does_not_mind_what_is_taken_away(
     wait_until(lambda: log.read_text().count("\n") > before + 3, "the count going on")
     monkeypatch.undo()
     assert scene.migrator().migrate(app, scene.hosts["C"], wish=Wish(Mode.STOP)).outcome is Outcome.COMPLETED
+
+
+def test_a_seccomp_filter_does_not_mind_that_criu_gives_up(
+    scene: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that sleeps with a time-out goes on without restart_syscall(2), which its filter does not know."""
+    log = scene.folder / "filtered.log"
+    app = scene.runtime.launch("filtered", scene.hosts["B"], [PYTHON, str(PROGRAM), "3"], log)
+    wait_until(lambda: log.read_text().count("\n") > 3, "the count")
+    monkeypatch.setattr(descriptors, "full_at", lambda pid: None)  # it would be refused
+    for _ in range(5):
+        report = scene.migrator().migrate(app, scene.hosts["C"], wish=Wish(Mode.STOP))
+        assert report.outcome is Outcome.ROLLED_BACK
+        assert "Too many open files" in str(report.reason)
+        before = log.read_text().count("\n")
+        wait_until(partial(_counts_on, log, before), "the count going on")
+
+
+def _counts_on(log: Path, before: int) -> bool:
+    return log.read_text().count("\n") > before + 3
