@@ -27,9 +27,7 @@
 #define SEIZE 0x4206
 #define GETSIGMASK 0x420a
 #define SETSIGMASK 0x420b
-#define PEEKSIGINFO 0x4209
 #define SECCOMP_GET_METADATA 0x420d
-#define SHARED 1
 #define RESTART_BLOCK 516 // ERESTART_RESTARTBLOCK of the kernel's own errno.h
 #define SYSCALL_CODE 0x050f
 #define NT_PRSTATUS 1
@@ -247,31 +245,7 @@ static int has_filter(long tid)
 	return next(SECCOMP_GET_METADATA, tid, (void *)sizeof(metadata), metadata) > 0;
 }
 
-// A signal that has a handler lets such a call return EINTR.
-static int has_signal(long tid)
-{
-	struct {
-		struct info info;
-		unsigned char rest[128 - sizeof(struct info)];
-	} signal; // siginfo_t
-	uint64_t mask;
-
-	if (next(GETSIGMASK, tid, (void *)sizeof(mask), &mask) != 0)
-		return 1;
-	for (uint32_t flags = 0; flags <= SHARED; flags++) {
-		struct {
-			uint64_t offset;
-			uint32_t flags;
-			int32_t number;
-		} wanted = {0, flags, 1}; // struct ptrace_peeksiginfo_args
-
-		for (; next(PEEKSIGINFO, tid, &wanted, &signal) == 1; wanted.offset++)
-			if ((mask >> (signal.info.signal - 1) & 1) == 0)
-				return 1;
-	}
-	return 0;
-}
-
+// A signal that came meanwhile is handled first, and does not end the call with EINTR, as it else would.
 static void make_call_anew(long tid)
 {
 	struct {
@@ -285,7 +259,7 @@ static void make_call_anew(long tid)
 		return;
 	if (((uint64_t)next(PEEKDATA, tid, (void *)(registers.place - 2), NULL) & 0xffff) != SYSCALL_CODE)
 		return;
-	if (!has_filter(tid) || has_signal(tid))
+	if (!has_filter(tid))
 		return;
 	registers.result = registers.call;
 	registers.call = (uint64_t)-1;
