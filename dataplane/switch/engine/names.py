@@ -30,13 +30,13 @@ def identifier(name: str) -> str:
 _GLOBAL = frozenset(
     """
     add_to advance arrive below come_back context context_pointer count crc16_add crc16_result crc16_start crc32_add
-    crc32_result crc32_start csum16_add csum16_result csum16_start difference extract extract_front fold hide hit_now hold
-    identity_add identity_result identity_start is_charged_in_vain is_datagram is_size is_valid leave_queue load16
-    load32 load64 look_ahead lost masked packet_in queue_of random_between resize restore_tags same_bytes saturate
-    saturate_signed segments send_to settle shift_left shift_right shift_right_signed sign_extend store16 store32
-    store64 sum_bytes sum_words to_controller to_network16 to_network32 to_network64 too_short xor16_add xor16_result
-    xor16_start CELLS COUNTERS EXACT LPM PACKET_IN REGISTERS SINGLE TIMES p4ferry parse deparse reshape control_ingress
-    control_egress crc16_table crc32_table
+    crc32_result crc32_start csum16_add csum16_result csum16_start difference extract extract_front fold hide hit_now
+    hold identity_add identity_result identity_start is_charged_in_vain is_datagram is_size is_valid leave_queue
+    load16 load32 load64 look_ahead lost masked packet_in queue_of random_between resize restore_tags same_bytes
+    saturate saturate_signed segments send_to settle shift_left shift_right shift_right_signed sign_extend store16
+    store32 store64 sum_bytes sum_words to_controller to_network16 to_network32 to_network64 too_short xor16_add
+    xor16_result xor16_start CELLS COUNTERS EXACT LPM PACKET_IN REGISTERS SINGLE TIMES p4ferry parse deparse reshape
+    control_ingress control_egress crc16_table crc32_table
     """.split()  # noqa: SIM905
 )
 """Functions, macros and tables that every generated program has."""
