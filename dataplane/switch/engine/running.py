@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dataplane.switch.engine import matches
+from dataplane.switch.engine.bmv2 import Table
 from dataplane.switch.engine.cells import Cells, counter_value
 from dataplane.switch.engine.events import EventReader, RecordReader
 from dataplane.switch.engine.hold_queues import HoldMaps
 from dataplane.switch.engine.libbpf import Map, Object
 from dataplane.switch.engine.parser import front_headers
 from dataplane.switch.engine.source import Source
-from dataplane.switch.engine.tables import ExactRows, TableRows, TernaryRows, declared_entries
+from dataplane.switch.engine.tables import ExactRows, TableMaps, TableRows, TernaryRows, declared_entries
 from dataplane.switch.pipeline import (
     ActionCall,
     BadEntry,
@@ -74,24 +75,23 @@ class EbpfPipeline:
         """Make the control plane's side of a table."""
         table = next(table for table in self.program.tables if table.name == name)
         writer = self.source.writer(table)
-        found: dict[str, Map] = {}
-        counters: Cells | None = None
-        hits: Cells | None = None
-        if table.keys:
-            found["rows"] = self._map(writer.name)
-        if not writer.fixed_default:
-            found["default"] = self._map(f"{writer.name}_default")
-        if table.keys and table.with_counters:
-            counters = self._cells[f"table {name}"] = Cells(
-                self._map(f"{writer.name}_counters"), table.size, 2
-            )
-        if table.keys and table.with_timeout:
-            hits = self._cells[f"hits {name}"] = Cells(self._map(f"{writer.name}_hits"), table.size, 1)
-        if table.kind == "ternary":
-            found["masks"] = self._map(f"{writer.name}_masks")
-            return TernaryRows(table, self.source, found, counters, hits)
-        kind = ExactRows if table.kind == "exact" else TableRows
-        return kind(table, self.source, found, counters, hits)
+        has_keys, is_ternary = bool(table.keys), table.kind == "ternary"
+        maps = TableMaps(
+            rows=self._map(writer.name) if has_keys else None,
+            default=None if writer.fixed_default else self._map(f"{writer.name}_default"),
+            masks=self._map(f"{writer.name}_masks") if is_ternary else None,
+            counters=self._cells_of(table, "counters", 2) if has_keys and table.with_counters else None,
+            hits=self._cells_of(table, "hits", 1) if has_keys and table.with_timeout else None,
+        )
+        if is_ternary:
+            return TernaryRows(table, maps)
+        return (ExactRows if table.kind == "exact" else TableRows)(table, maps)
+
+    def _cells_of(self, table: Table, what: str, numbers: int) -> Cells:
+        """Return the cells that a table has, one for each row."""
+        cells = Cells(self._map(f"{self.source.writer(table).name}_{what}"), table.size, numbers)
+        self._cells[f"table {table.name} {what}"] = cells
+        return cells
 
     # ---- life
 

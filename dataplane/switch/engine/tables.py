@@ -21,7 +21,6 @@ from dataplane.switch.engine.cells import Cells, counter_value
 from dataplane.switch.engine.idle import IdleRows
 from dataplane.switch.engine.layout import MAX_MASKS, Slot, key_layout, row_actions, row_layout
 from dataplane.switch.engine.libbpf import Map
-from dataplane.switch.engine.source import Source
 from dataplane.switch.pipeline import (
     ActionCall,
     BadEntry,
@@ -48,27 +47,30 @@ class Row:
     cell: int
 
 
+@dataclass(frozen=True, slots=True)
+class TableMaps:
+    """What the kernel has of a table; None where its kind needs no such thing."""
+
+    rows: Map | None = None
+    default: Map | None = None
+    masks: Map | None = None
+    counters: Cells | None = None
+    hits: Cells | None = None
+
+
 class TableRows:
     """The rows of an exact or lpm table, and what every table has: the default action and counters."""
 
-    def __init__(
-        self,
-        table: Table,
-        source: Source,
-        find: Mapping[str, Map],
-        counters: Cells | None,
-        hits: Cells | None = None,
-    ) -> None:
+    def __init__(self, table: Table, maps: TableMaps) -> None:
         self.table = table
         self.name = table.name
         self.layout = key_layout(table)
         self.row_layout = row_layout(table)
         self.actions = {action.name: action for action in reversed(row_actions(table))}
         self.rows: dict[RowKey, Row] = {}
-        self.counters, self.hits = counters, hits
+        self.counters, self.hits = maps.counters, maps.hits
         self.idle = IdleRows[Row](self._hit)
-        self.map = find.get("rows")
-        self.default_map = find.get("default")
+        self.map, self.default_map = maps.rows, maps.default
         self._free: list[int] = []
         self._used = 0
         self.set_default(None)
@@ -87,7 +89,7 @@ class TableRows:
         try:
             self._put(key, self._encode(row, action), row)
         except BaseException:
-            self._free.append(row.cell)
+            self._give_back(row)
             raise
         self.rows[key] = row
         self._watch(row)
@@ -110,8 +112,6 @@ class TableRows:
         changed = Row(entry, row.cell)
         self._put(key, self._encode(changed, self._action(entry.action)), changed)
         self.rows[key] = changed
-        if self.hits is not None:
-            self.hits.write(row.cell, time.monotonic_ns())
         self._watch(changed)
 
     def delete(self, entry: TableEntry) -> None:
@@ -120,8 +120,7 @@ class TableRows:
         row = self._row(key, entry)
         self._remove(key)
         del self.rows[key]
-        self.idle.forget(row.cell)
-        self._free.append(row.cell)
+        self._give_back(row)
 
     def set_default(self, call: ActionCall | None) -> None:
         """Set the action of a miss; None is the declared one."""
@@ -174,9 +173,11 @@ class TableRows:
             index, self._used = self._used, self._used + 1
         if self.counters is not None:
             self.counters.write(index, 0, 0)
-        if self.hits is not None:
-            self.hits.write(index, time.monotonic_ns())
         return index
+
+    def _give_back(self, row: Row) -> None:
+        self.idle.forget(row.cell)
+        self._free.append(row.cell)
 
     # ---- idle time-outs
 
@@ -191,7 +192,9 @@ class TableRows:
         return self.hits.read(row.cell)[0]
 
     def _watch(self, row: Row) -> None:
+        """Begin a silence: the row has just been written."""
         if self.hits is not None:
+            self.hits.write(row.cell, time.monotonic_ns())
             self.idle.watch(row.cell, row, row.entry.idle_timeout_ns)
 
     # ---- checks
@@ -307,9 +310,7 @@ class ExactRows(TableRows):
                 self.map.update(row.map_key, row.value)
             except OSError as ex:
                 results[row.index] = self._map_error(ex)
-                cell = self.rows.pop(row.key).cell
-                self.idle.forget(cell)
-                self._free.append(cell)
+                self._give_back(self.rows.pop(row.key))
 
 
 @dataclass(slots=True)
@@ -327,19 +328,13 @@ class TernaryRows(TableRows):
     Several entries can meet in one cell (same masked value under the same mask): the map holds the best of them.
     """
 
-    def __init__(
-        self,
-        table: Table,
-        source: Source,
-        find: Mapping[str, Map],
-        counters: Cells | None,
-        hits: Cells | None = None,
-    ) -> None:
+    def __init__(self, table: Table, maps: TableMaps) -> None:
+        assert maps.masks is not None
         self._masks: dict[bytes, _Mask] = {}
         self._cells: dict[tuple[bytes, bytes], dict[RowKey, bytes]] = {}
-        self.mask_map = find["masks"]
+        self.mask_map = maps.masks
         self._free_numbers = list(range(MAX_MASKS - 1, -1, -1))
-        super().__init__(table, source, find, counters, hits)
+        super().__init__(table, maps)
 
     def _priority(self, entry: TableEntry) -> int:
         if not 0 <= entry.priority < 1 << 31:
