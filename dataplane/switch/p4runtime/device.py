@@ -25,6 +25,7 @@ from google.protobuf import any_pb2
 from dataplane.switch.p4runtime import externs, packet_io
 from dataplane.switch.p4runtime.arbitration import Arbitration, Notifications
 from dataplane.switch.p4runtime.controller import Controller
+from dataplane.switch.p4runtime.due import DueThread
 from dataplane.switch.p4runtime.errors import (
     Code,
     RequestRefused,
@@ -39,11 +40,11 @@ from dataplane.switch.pipeline import Engine, Pipeline, PipelineError
 
 log = logging.getLogger(__name__)
 
-# The wording is BMv2's; clients (finsy) recognise it.
 IDLE_ENTRIES = 1024
 """Entries in one notification."""
 IDLE_SWEEP_S = 0.05
 """Between two notifications, so that entries that fall silent together are told of together."""
+# The wording is BMv2's; clients (finsy) recognise it.
 NO_PIPELINE = "No forwarding pipeline config set for this device"
 
 _SetConfig: TypeAlias = p4r.SetForwardingPipelineConfigRequest
@@ -71,11 +72,8 @@ class Device:
         self._saved: _Configured | None = None
         self._config_lock = threading.Lock()
         self._state_lock = threading.Lock()
-        self._stopping = False
-        self._digest_wakeup = threading.Event()
-        self._digest_thread: threading.Thread | None = None
-        self._idle_wakeup = threading.Event()
-        self._idle_thread: threading.Thread | None = None
+        self._digests = DueThread("digests", self._next_digests, self._send_due_digests)
+        self._silences = DueThread("idle-timeouts", self._next_silence, self._tell_of_silences)
 
     def attach_engine(self, engine: Engine) -> None:
         """Take the engine, which calls back `on_packet_in` and `on_digest`."""
@@ -89,12 +87,8 @@ class Device:
 
     def close(self) -> None:
         """End our threads and close all pipelines; the engine is the caller's to close."""
-        self._stopping = True
-        self._digest_wakeup.set()
-        self._idle_wakeup.set()
-        for thread in (self._digest_thread, self._idle_thread):
-            if thread is not None:
-                thread.join()
+        self._digests.close()
+        self._silences.close()
         with self._state_lock:
             for configured in (self._saved, self._committed):
                 if configured is not None:
@@ -133,9 +127,9 @@ class Device:
     def _wake_threads(self, updates: Sequence[p4r.Update]) -> None:
         """Let our threads see what was written."""
         if any(update.entity.HasField("digest_entry") for update in updates):
-            self._digest_wakeup.set()
+            self._digests.wake()
         if any(update.entity.table_entry.idle_timeout_ns for update in updates):
-            self._start_idle_thread()
+            self._silences.start()
 
     def read(self, request: p4r.ReadRequest) -> tuple[list[Iterator[p4r.Entity]], list[Result]]:
         """Take snapshots of everything that is asked for; one result for each entity of the request."""
@@ -255,7 +249,7 @@ class Device:
             loaded.forwarding.pipeline.activate()
         old, self._committed = self._committed, loaded
         bare, self._bare = self._bare, None
-        self._idle_wakeup.set()
+        self._silences.wake()
         log.info("pipeline committed")
         for pipeline in (old.forwarding.pipeline if old else None, bare):
             if pipeline is not None:
@@ -377,71 +371,44 @@ class Device:
         if full is not None:
             primary.send_if_room(p4r.StreamMessageResponse(digest=full))
         elif digests.next_deadline() != before:
-            self._start_digest_thread()
-            self._digest_wakeup.set()
+            self._digests.start()
 
-    def _start_digest_thread(self) -> None:
-        if self._digest_thread is None and not self._stopping:
-            self._digest_thread = threading.Thread(target=self._send_due_digests, name="digests", daemon=True)
-            self._digest_thread.start()
+    def _next_digests(self) -> int | None:
+        committed = self._committed
+        return committed.forwarding.digests.next_deadline() if committed else None
 
     def _send_due_digests(self) -> None:
-        while not self._stopping:
-            committed = self._committed
-            deadline = committed.forwarding.digests.next_deadline() if committed else None
-            wait = None if deadline is None else max(0.0, (deadline - time.monotonic_ns()) / 1e9)
-            self._digest_wakeup.wait(wait)
-            self._digest_wakeup.clear()
-            primary, committed = self._primary(), self._committed
-            if committed is None:
-                continue
-            try:
-                lists = committed.forwarding.digests.due(time.monotonic_ns())
-            except RequestRefused as ex:
-                log.warning("digests are dropped: %s", ex)
-                continue
-            for digest_list in lists:
-                if primary is not None:
-                    primary.send_if_room(p4r.StreamMessageResponse(digest=digest_list))
+        primary, committed = self._primary(), self._committed
+        if committed is None:
+            return
+        try:
+            lists = committed.forwarding.digests.due(time.monotonic_ns())
+        except RequestRefused as ex:
+            log.warning("digests are dropped: %s", ex)
+            return
+        for digest_list in lists:
+            if primary is not None:
+                primary.send_if_room(p4r.StreamMessageResponse(digest=digest_list))
 
     # ---- idle time-outs
 
-    def _start_idle_thread(self) -> None:
-        """See that entries are told of that fall silent, now that one has a time-out."""
-        with self._state_lock:
-            if self._idle_thread is None and not self._stopping:
-                self._idle_thread = threading.Thread(
-                    target=self._tell_of_idle_entries, name="idle-timeouts", daemon=True
-                )
-                self._idle_thread.start()
-        self._idle_wakeup.set()
-
-    def _tell_of_idle_entries(self) -> None:
-        while not self._stopping:
-            self._idle_wakeup.clear()
-            self._idle_wakeup.wait(self._until_idle())
-            if self._tell_of_some():
-                time.sleep(IDLE_SWEEP_S)
-
-    def _until_idle(self) -> float | None:
-        """Return for how many seconds no entry can have been silent for long enough."""
+    def _next_silence(self) -> int | None:
         with self._state_lock:
             at = self._committed.forwarding.pipeline.next_idle() if self._committed is not None else None
-        return None if at is None else max(IDLE_SWEEP_S, (at - time.monotonic_ns()) / 1e9)
+        return None if at is None else max(at, time.monotonic_ns() + int(IDLE_SWEEP_S * 1e9))
 
-    def _tell_of_some(self) -> bool:
+    def _tell_of_silences(self) -> None:
         """Tell the primary of entries that have been silent for their time-out; without one, they are told of later."""
-        primary = self._primary()
-        if primary is None:
-            return True
+        if (primary := self._primary()) is None:
+            return
         with self._state_lock:
             if self._committed is None:
-                return False
+                return
             entries = self._committed.forwarding.tables.idle_entries(IDLE_ENTRIES)
         if entries:
             notification = p4r.IdleTimeoutNotification(table_entry=entries, timestamp=time.time_ns())
             primary.send(p4r.StreamMessageResponse(idle_timeout_notification=notification))
-        return bool(entries)
+            time.sleep(IDLE_SWEEP_S)
 
 
 def _copy(p4info: p4i.P4Info) -> p4i.P4Info:
