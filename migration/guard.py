@@ -377,7 +377,7 @@ def _execute(thread: int, number: int, arguments: tuple[int, ...]) -> None:
 def _let_go(thread: int) -> None:
     """Detach a thread, without a trap that CRIU's code may have left to be delivered."""
     with contextlib.suppress(OSError):
-        while _has_trap(thread):
+        while tree.in_masks(thread, signal.SIGTRAP, "SigPnd"):
             _ptrace(CONT, thread)
             os.waitpid(thread, WALL)
         _make_call_anew(thread)
@@ -386,7 +386,7 @@ def _let_go(thread: int) -> None:
 
 def _make_call_anew(thread: int) -> None:
     """Do without restart_syscall(2), by which the kernel lets a thread with a filter go on: see undolog.c."""
-    if platform.machine() != "x86_64" or not _has_filter(thread):
+    if platform.machine() != "x86_64" or not tree.has_filter(thread):
         return
     registers = list(_REGISTERS.unpack(_get_registers(thread)))
     is_at_call = not registers[_ORIG_RAX] >> 63
@@ -397,18 +397,6 @@ def _make_call_anew(thread: int) -> None:
     if peek(thread, registers[_RIP]).to_bytes(8, "little").startswith(_SYSCALL):
         registers[_RAX], registers[_ORIG_RAX] = registers[_ORIG_RAX], (1 << 64) - 1
         _set_registers(thread, _REGISTERS.pack(*registers))
-
-
-def _has_filter(thread: int) -> bool:
-    status = tree.read_or_empty(tree.PROC / str(thread) / "status").splitlines()
-    return any(line.split() == ["Seccomp:", "2"] for line in status)
-
-
-def _has_trap(thread: int) -> bool:
-    for line in tree.read_or_empty(tree.PROC / str(thread) / "status").splitlines():
-        if line.startswith("SigPnd:"):
-            return bool(int(line.split()[1], 16) >> (signal.SIGTRAP - 1) & 1)
-    return False
 
 
 # ---- ptrace(2)

@@ -110,6 +110,11 @@ def in_masks(task: int | str, number: int, *masks: str) -> bool:
     return False
 
 
+def has_filter(pid: int | str) -> bool:
+    """Say whether a process or thread has a seccomp filter (SECCOMP_MODE_FILTER of <linux/seccomp.h>)."""
+    return _status(pid, "Seccomp") == "2"
+
+
 def may(capability: int, pid: int | str = "self") -> bool:
     """Say whether a process has a capability in effect (a number of <linux/capability.h>)."""
     return bool(int(_status(pid, "CapEff") or "0", 16) >> capability & 1)

@@ -179,19 +179,28 @@ static void forget(long tid)
 			undo->words[at].is_set = 0;
 }
 
+#ifdef __x86_64__
+struct registers { // struct user_regs_struct
+	uint64_t before[10], result, arguments[4], call, place, after[10];
+};
+
+static int get_registers(long tid, struct registers *registers)
+{
+	struct part part = {registers, sizeof(*registers)};
+
+	return next(GETREGSET, tid, (void *)NT_PRSTATUS, &part) == 0 && part.size == sizeof(*registers);
+}
+#endif
+
 // CRIU makes a thread execute `syscall; int3`. A thread that has met the breakpoint when CRIU dies, before CRIU has heard of it,
 // dies of it. So it stops at the end of the system call instead; CRIU is told of a breakpoint.
 static int is_injected_call(long tid)
 {
 #ifdef __x86_64__
-	struct {
-		uint64_t before[16], place, after[10];
-	} registers; // struct user_regs_struct
-	struct part part = {&registers, sizeof(registers)};
+	struct registers registers;
 
-	if (next(GETREGSET, tid, (void *)NT_PRSTATUS, &part) != 0)
-		return 0;
-	return ((uint64_t)next(PEEKDATA, tid, (void *)registers.place, NULL) & 0xffffff) == 0xcc050f;
+	return get_registers(tid, &registers) &&
+	       ((uint64_t)next(PEEKDATA, tid, (void *)registers.place, NULL) & 0xffffff) == 0xcc050f;
 #else
 	(void)tid;
 	return 0;
@@ -248,12 +257,10 @@ static int has_filter(long tid)
 // A signal that came meanwhile is handled first, and does not end the call with EINTR, as it else would.
 static void make_call_anew(long tid)
 {
-	struct {
-		uint64_t before[10], result, arguments[4], call, place, after[10];
-	} registers; // struct user_regs_struct
+	struct registers registers;
 	struct part part = {&registers, sizeof(registers)};
 
-	if (next(GETREGSET, tid, (void *)NT_PRSTATUS, &part) != 0 || part.size != sizeof(registers))
+	if (!get_registers(tid, &registers))
 		return;
 	if ((int64_t)registers.result != -RESTART_BLOCK || (int64_t)registers.call < 0)
 		return;
